@@ -1,0 +1,2 @@
+//! The `caravel` program (laid out; filled by the commits that follow).
+fn main() {}

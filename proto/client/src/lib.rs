@@ -1,0 +1,1 @@
+//! (laid out; filled by the commits that follow)
