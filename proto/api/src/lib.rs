@@ -1,1 +1,17 @@
-//! (laid out; filled by the commits that follow)
+//! What crosses a wire and what everybody agrees on: the table of kinds, keys and revisions, the small parser
+//! that reads any object's metadata, quantities, selectors, error statuses, printer columns, discovery.
+//!
+//! Nothing here knows a socket, a clock (except [`time::now`]) or a disk. Behaviour follows
+//! `k8s.io/apimachinery` and `k8s.io/api`; each file names the upstream rule it keeps to.
+
+pub mod field;
+pub mod key;
+pub mod kinds;
+pub mod meta;
+pub mod status;
+
+pub use field::{FieldError, FieldErrors, Path};
+pub use key::{Key, KeyRange, NodeName, ObjectName, Revision, Uid};
+pub use kinds::{KINDS, Kind, Row, Scope, Subresource};
+pub use meta::{Encoded, Meta, MetaError, Owner};
+pub use status::ApiError;
