@@ -1,1 +1,22 @@
-//! (laid out; filled by the commits that follow)
+//! The revision log: every replica's copy of the cluster's state, agreed on by Raft and kept in sled.
+//!
+//! [`Store`] is the whole interface. Everything that is durable is sealed, flushed before it is acknowledged, and
+//! refused at open when damaged. Nothing here knows what a kind means; see `docs/adr` for why it is laid out so.
+
+mod config;
+mod entry;
+mod event;
+mod snapshot;
+mod state;
+mod store;
+mod txn;
+mod watch;
+
+pub use config::{BackendKind, Limits, MAX_CHANGES, MAX_OBJECT, StoreConfig, Timing};
+pub use entry::{Entry, Undecodable};
+pub use event::{Event, EventKind, frame};
+pub use snapshot::Snapshot;
+pub use state::State;
+pub use store::{NoQuorum, OpenError, Status, Store, TooNew};
+pub use txn::{Change, CommitError, Committed, Conflict, Epoch, Expect, Txn};
+pub use watch::{Gone, RingLimits, Watch, WatchError, WatchItem};

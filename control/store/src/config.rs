@@ -1,0 +1,122 @@
+//! What a store is opened with, and its limits. Every limit of the store is named here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::watch::RingLimits;
+
+/// The largest object kept, in bytes of JSON (as etcd's default request limit).
+pub const MAX_OBJECT: usize = 3 << 19;
+/// The most changes in one transaction.
+pub const MAX_CHANGES: usize = 1024;
+
+/// Where a store keeps what must survive a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// On disk.
+    Sled,
+    /// Nowhere: for tests and simulations.
+    Memory,
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Directory of the database and its guard file; created at the first start.
+    pub dir: PathBuf,
+    /// Directory of the keys that everything durable is sealed with; created (0600) at the first start. Must not
+    /// lie in `dir`: whoever copies the data must not get the keys with it.
+    pub keys_dir: PathBuf,
+    pub backend: BackendKind,
+    /// This replica's number in the cluster. Never reused for another disk.
+    pub node_id: u64,
+    /// Where other replicas reach this one; kept in the membership.
+    pub address: String,
+    /// Begin a new cluster of this one voter when the directory is empty. Without it an empty replica waits to be added.
+    pub bootstrap: bool,
+    pub timing: Timing,
+    pub limits: Limits,
+    pub rings: RingLimits,
+}
+
+impl StoreConfig {
+    /// A single voter on disk with default limits.
+    pub fn single(dir: impl Into<PathBuf>, keys_dir: impl Into<PathBuf>) -> Self {
+        StoreConfig {
+            dir: dir.into(),
+            keys_dir: keys_dir.into(),
+            backend: BackendKind::Sled,
+            node_id: 1,
+            address: String::new(),
+            bootstrap: true,
+            timing: Timing::default(),
+            limits: Limits::default(),
+            rings: RingLimits::default(),
+        }
+    }
+
+    /// A single voter that forgets everything when dropped.
+    pub fn memory() -> Self {
+        StoreConfig { backend: BackendKind::Memory, ..StoreConfig::single("", "") }
+    }
+}
+
+/// Raft's clock. One setting for the whole cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// A write that is not acknowledged by then has an unknown outcome.
+    pub commit: Duration,
+    /// How long a read or a watch waits for a revision that this replica has not reached.
+    pub catch_up: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1000),
+            commit: Duration::from_secs(10),
+            catch_up: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Bounds of what is under way and of what is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Transactions waiting to be acknowledged; past it they are refused with `Busy`.
+    pub proposals: usize,
+    /// Bytes of those.
+    pub proposal_bytes: usize,
+    /// Bytes of transactions that one log entry carries (a larger single transaction has an entry to itself).
+    pub entry_bytes: usize,
+    /// Log entries kept for replicas that lag.
+    pub log_entries: u64,
+    /// Bytes of those.
+    pub log_bytes: u64,
+    /// Bytes of the log's end kept in memory.
+    pub tail_bytes: usize,
+    /// sled's page cache.
+    pub cache_bytes: u64,
+    /// Entries between two (free) snapshots; what lets the log be purged.
+    pub snapshot_every: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            proposals: 8192,
+            proposal_bytes: 64 << 20,
+            entry_bytes: 1 << 20,
+            log_entries: 50_000,
+            log_bytes: 256 << 20,
+            tail_bytes: 16 << 20,
+            cache_bytes: 16 << 20,
+            snapshot_every: 5_000,
+        }
+    }
+}
