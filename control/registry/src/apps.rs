@@ -1,0 +1,4 @@
+//! Kinds of the group `apps`, one file each.
+
+pub mod deployment;
+pub mod replica_set;

@@ -1,0 +1,7 @@
+//! Service.
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::strategy::Strategy;
+
+impl Strategy for Service {}
