@@ -9,6 +9,15 @@ use thiserror::Error;
 
 use crate::tree::TypeRef;
 
+mod apply;
+mod entries;
+mod set;
+mod track;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
 /// Who writes, as it will stand in `managedFields`.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
@@ -44,11 +53,14 @@ pub struct ConflictCause {
 
 /// Notes in `new.metadata.managedFields` what the writer changed. For create (`old` absent), update, and every patch
 /// but apply. Call it on the object as it will be stored (after defaulting), before its resourceVersion is set.
-pub fn track_update(_old: Option<&Value>, _new: &mut Value, _ty: TypeRef<'_>, _writer: &Writer<'_>) {}
+/// What the client sent as managedFields is still in `new`: an empty list asks to forget all ownership.
+pub fn track_update(old: Option<&Value>, new: &mut Value, ty: TypeRef<'_>, writer: &Writer<'_>) {
+    track::update(old, new, ty, writer);
+}
 
 /// Server-side apply: merges `applied` into `live`, removes what the manager applied before and no longer does, and
-/// keeps ownership. `live` absent creates. The result is not yet defaulted or validated.
+/// keeps ownership. `live` absent creates. The result is not yet defaulted or validated; one that changes nothing is
+/// `live` itself, so that the write can be left out.
 pub fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writer: &Writer<'_>, force: bool) -> Result<Value, ApplyError> {
-    let _ = (live, applied, ty, writer, force);
-    Err(ApplyError::Malformed("server-side apply is not available yet".into()))
+    apply::apply(live, applied, ty, writer, force)
 }

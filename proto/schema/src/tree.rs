@@ -60,7 +60,7 @@ pub struct Field {
     pub name: Box<str>,
     pub required: bool,
     pub merge: bool,
-    pub retain_keys: bool,
+    pub replace: bool,
     pub merge_key: Box<str>,
     ty: u32,
 }
@@ -91,6 +91,13 @@ impl Schema {
     /// A type that accepts anything, for custom resources without a schema.
     pub fn untyped() -> TypeRef<'static> {
         TypeRef { schema: Schema::get(), id: UNTYPED }
+    }
+
+    /// How many fields the largest type has.
+    #[cfg(test)]
+    pub(crate) fn widest(&self) -> usize {
+        let fields = |shape: &Shape| if let Shape::Struct { fields, .. } = shape { fields.len() } else { 0 };
+        self.nodes.iter().map(fields).max().unwrap_or(0)
     }
 
     fn build(definitions: &Map<String, Value>, facts: &Facts) -> Schema {
@@ -142,7 +149,7 @@ impl Schema {
                     name: field.as_str().into(),
                     required: required.contains(&field.as_str()),
                     merge: fact.patch_strategy.split(',').any(|one| one == "merge"),
-                    retain_keys: fact.patch_strategy.split(',').any(|one| one == "retainKeys"),
+                    replace: fact.patch_strategy == "replace",
                     merge_key: fact.patch_merge_key.into(),
                     ty: self.property(name, field, property, facts),
                 }
