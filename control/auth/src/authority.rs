@@ -1,0 +1,131 @@
+//! The secrets that make a cluster: its two certificate authorities and the key that signs service-account tokens.
+//!
+//! Made once, at the first start of the first server; kept as one sealed record in the store and never on a disk in
+//! the clear. Two authorities, because a front proxy's certificate may name any user and a client's may not.
+
+use crate::certificate::{Ca, CertificateError, Issued, LEAF_VALIDITY, Profile};
+use crate::token::{TokenError, Tokens};
+use crate::user;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+/// Issuer of service-account tokens unless configured otherwise, as kubeadm's.
+pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    #[error("cluster authority: {0}")]
+    Certificate(#[from] CertificateError),
+    #[error("service-account signing key: {0}")]
+    Token(#[from] TokenError),
+}
+
+/// Everything secret of an [`Authority`], as stored (sealed) in the cluster's state.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AuthorityPem {
+    pub cluster_cert: String,
+    pub cluster_key: String,
+    pub front_proxy_cert: String,
+    pub front_proxy_key: String,
+    pub token_key: String,
+}
+
+#[derive(Debug)]
+pub struct Authority {
+    cluster: Ca,
+    front_proxy: Ca,
+    tokens: Tokens,
+}
+
+impl Authority {
+    pub fn create(issuer: &str) -> Result<Self, AuthorityError> {
+        let now = SystemTime::now();
+        Ok(Self {
+            cluster: Ca::create("caravel-cluster-ca", now)?,
+            front_proxy: Ca::create("caravel-front-proxy-ca", now)?,
+            tokens: Tokens::create(issuer)?,
+        })
+    }
+
+    pub fn load(pem: &AuthorityPem, issuer: &str) -> Result<Self, AuthorityError> {
+        Ok(Self {
+            cluster: Ca::load(&pem.cluster_cert, &pem.cluster_key)?,
+            front_proxy: Ca::load(&pem.front_proxy_cert, &pem.front_proxy_key)?,
+            tokens: Tokens::load(&pem.token_key, issuer)?,
+        })
+    }
+
+    pub fn to_pem(&self) -> AuthorityPem {
+        AuthorityPem {
+            cluster_cert: self.cluster.cert_pem().to_owned(),
+            cluster_key: self.cluster.key_pem().to_owned(),
+            front_proxy_cert: self.front_proxy.cert_pem().to_owned(),
+            front_proxy_key: self.front_proxy.key_pem().to_owned(),
+            token_key: self.tokens.key_pem().to_owned(),
+        }
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    pub fn cluster_ca(&self) -> &Ca {
+        &self.cluster
+    }
+
+    pub fn front_proxy_ca(&self) -> &Ca {
+        &self.front_proxy
+    }
+
+    /// The certificate that clients and nodes trust, in PEM: `ca.crt`, `certificate-authority-data`.
+    pub fn ca_pem(&self) -> &str {
+        self.cluster.cert_pem()
+    }
+
+    /// SHA-256 of the cluster CA's certificate (DER), in hex: what a join token pins.
+    pub fn ca_hash(&self) -> String {
+        hex::encode(Sha256::digest(self.cluster.der()))
+    }
+
+    /// A server's own certificate: it serves the API, and it is the client of nodes' port 10250.
+    pub fn issue_server(&self, dns: &[String], ips: &[IpAddr]) -> Result<Issued, CertificateError> {
+        let profile = Profile::Server { name: "kube-apiserver".into(), group: None, dns: dns.to_vec(), ips: ips.to_vec() };
+        self.cluster.issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+    }
+
+    /// A user's certificate: CN = name, O = group.
+    pub fn issue_client(&self, name: &str, group: Option<&str>) -> Result<Issued, CertificateError> {
+        let profile = Profile::Client { name: name.into(), group: group.map(Into::into) };
+        self.cluster.issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+    }
+
+    /// For the administrator's kubeconfig.
+    pub fn issue_admin(&self) -> Result<Issued, CertificateError> {
+        self.issue_client("kubernetes-admin", Some(user::MASTERS))
+    }
+
+    /// With which the API server calls nodes (`system:kubelet-api-admin`, held through `kubeadm:cluster-admins`' like).
+    pub fn issue_kubelet_client(&self) -> Result<Issued, CertificateError> {
+        self.issue_client("kube-apiserver-kubelet-client", Some(user::MASTERS))
+    }
+
+    /// With which the API server calls aggregated API servers.
+    pub fn issue_front_proxy_client(&self) -> Result<Issued, CertificateError> {
+        let profile = Profile::Client { name: "front-proxy-client".into(), group: None };
+        self.front_proxy.issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+    }
+
+    /// Signs a node's key as the client `system:node:<name>`.
+    pub fn sign_node_client(&self, node: &str, csr_pem: &str) -> Result<String, CertificateError> {
+        let profile = Profile::Client { name: format!("system:node:{node}"), group: Some(user::NODES.into()) };
+        self.cluster.sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
+    }
+
+    /// Signs a node's key as the server behind its port 10250.
+    pub fn sign_node_server(&self, node: &str, csr_pem: &str, ips: &[IpAddr]) -> Result<String, CertificateError> {
+        let profile = Profile::Server { name: format!("system:node:{node}"), group: Some(user::NODES.into()), dns: vec![node.into()], ips: ips.to_vec() };
+        self.cluster.sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
+    }
+}
