@@ -5,13 +5,22 @@
 //! `k8s.io/apimachinery` and `k8s.io/api`; each file names the upstream rule it keeps to.
 
 pub mod field;
+pub mod generate;
 pub mod key;
 pub mod kinds;
 pub mod meta;
+pub mod names;
+pub mod normalise;
+pub mod quantity;
+pub mod selector;
 pub mod status;
+pub mod time;
+pub mod versions;
 
 pub use field::{FieldError, FieldErrors, Path};
 pub use key::{Key, KeyRange, NodeName, ObjectName, Revision, Uid};
 pub use kinds::{KINDS, Kind, Row, Scope, Subresource};
 pub use meta::{Encoded, Meta, MetaError, Owner};
+pub use quantity::Quantity;
+pub use selector::Selector;
 pub use status::ApiError;
