@@ -89,10 +89,12 @@ impl Authority {
         hex::encode(Sha256::digest(self.cluster.der()))
     }
 
-    /// A server's own certificate: it serves the API, and it is the client of nodes' port 10250.
+    /// A server's own certificate, with which it serves the API: leaf, then the cluster CA.
     pub fn issue_server(&self, dns: &[String], ips: &[IpAddr]) -> Result<Issued, CertificateError> {
         let profile = Profile::Server { name: "kube-apiserver".into(), group: None, dns: dns.to_vec(), ips: ips.to_vec() };
-        self.cluster.issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+        let leaf = self.cluster.issue(&profile, SystemTime::now(), LEAF_VALIDITY)?;
+        // The chain carries the CA itself, so that a joining node can compare its hash with its token's.
+        Ok(Issued { cert_pem: format!("{}{}", leaf.cert_pem, self.ca_pem()), key_pem: leaf.key_pem })
     }
 
     /// A user's certificate: CN = name, O = group.

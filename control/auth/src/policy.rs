@@ -42,3 +42,37 @@ pub fn bootstrap() -> Bootstrap {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::Attributes;
+    use crate::rbac::rule_allows;
+    use crate::user::UserInfo;
+
+    #[test]
+    fn the_default_roles_allow_what_their_names_promise() {
+        let all = bootstrap();
+        let user = UserInfo::new("u", &[]);
+        for (role, verb, group, resource, allowed) in [
+            ("view", "list", "", "pods", true),
+            ("view", "get", "", "secrets", false),
+            ("view", "create", "apps", "deployments", false),
+            ("edit", "get", "", "secrets", true),
+            ("edit", "get", "", "pods", true),
+            ("edit", "create", "apps", "deployments", true),
+            ("edit", "create", "rbac.authorization.k8s.io", "roles", false),
+            ("admin", "create", "rbac.authorization.k8s.io", "roles", true),
+            ("admin", "list", "", "pods", true),
+            ("admin", "update", "", "resourcequotas", false),
+            ("cluster-admin", "escalate", "any", "thing", true),
+        ] {
+            let found = all.cluster_roles.iter().find(|r| r.metadata.name.as_deref() == Some(role)).unwrap();
+            let request = Attributes::resource(&user, verb, group, resource, "ns");
+            assert_eq!(found.rules.iter().flatten().any(|rule| rule_allows(&request, rule)), allowed, "{role} {verb} {resource}");
+        }
+        for binding in &all.cluster_role_bindings {
+            assert!(all.cluster_roles.iter().any(|r| r.metadata.name.as_ref() == Some(&binding.role_ref.name)), "{}", binding.role_ref.name);
+        }
+    }
+}

@@ -1,1 +1,11 @@
-//! (laid out; filled by the commits that follow)
+//! How programs reach a cluster: a `kube` client from PEM or a kubeconfig, and the call by which a machine joins.
+//!
+//! Connecting is all it does; retries of requests and caching belong to the callers.
+
+pub mod connect;
+pub mod join;
+pub mod kubeconfig;
+
+pub use connect::{Config, ConnectError, Credential, connect};
+pub use join::{JoinError, JoinTarget, join};
+pub use kubeconfig::Kubeconfig;
