@@ -4,6 +4,8 @@
 //! Nothing here knows a socket, a clock (except [`time::now`]) or a disk. Behaviour follows
 //! `k8s.io/apimachinery` and `k8s.io/api`; each file names the upstream rule it keeps to.
 
+pub(crate) mod columns;
+pub mod discovery;
 pub mod field;
 pub mod generate;
 pub mod key;
@@ -14,6 +16,7 @@ pub mod normalise;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod time;
 pub mod versions;
 
