@@ -29,16 +29,18 @@ pub fn bootstrap() -> Bootstrap {
     let (roles, bindings) = controllers::bootstrap();
     all.cluster_roles.extend(roles);
     all.cluster_role_bindings.extend(bindings);
-    let filled: Vec<(usize, Vec<PolicyRule>)> =
-        all.cluster_roles.iter().enumerate().filter_map(|(i, role)| aggregate(role, all.cluster_roles.iter()).map(|rules| (i, rules))).collect();
-    for (i, rules) in filled {
-        all.cluster_roles[i].rules = Some(rules);
-    }
-    // An aggregated role may be a part of another (edit of admin): a second pass reaches the fixed point.
-    let again: Vec<(usize, Vec<PolicyRule>)> =
-        all.cluster_roles.iter().enumerate().filter_map(|(i, role)| aggregate(role, all.cluster_roles.iter()).map(|rules| (i, rules))).collect();
-    for (i, rules) in again {
-        all.cluster_roles[i].rules = Some(rules);
+    // An aggregated role may be a part of another (view of edit, edit of admin): again until nothing changes.
+    loop {
+        let changed: Vec<(usize, Vec<PolicyRule>)> = (all.cluster_roles.iter().enumerate())
+            .filter_map(|(i, role)| aggregate(role, all.cluster_roles.iter()).map(|rules| (i, rules)))
+            .filter(|(i, rules)| all.cluster_roles[*i].rules.as_ref() != Some(rules))
+            .collect();
+        if changed.is_empty() {
+            break;
+        }
+        for (i, rules) in changed {
+            all.cluster_roles[i].rules = Some(rules);
+        }
     }
     all
 }
