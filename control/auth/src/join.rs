@@ -3,6 +3,9 @@
 //! `K10<SHA-256 of the cluster CA>::<id>:<secret>`, as k3s' secure token: the joiner pins the CA by its hash before it
 //! sends the secret. The cluster keeps only a salted hash of the secret; losing its database loses no token.
 
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -10,6 +13,15 @@ use std::fmt;
 use std::str::FromStr;
 
 const PREFIX: &str = "K10";
+/// Stored tokens are Secrets of this type in this namespace, so that `kubectl` can list and revoke them.
+pub const SECRET_TYPE: &str = "caravel.dev/join-token";
+pub const SECRET_NAMESPACE: &str = "kube-system";
+const SECRET_KEY: &str = "token.json";
+
+/// Name of the Secret that keeps the token with this id.
+pub fn secret_name(id: &str) -> String {
+    format!("join-token-{id}")
+}
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is no join token: expected K10<64 hex digits>::<id>:<secret>, as `caravel token create` prints it")]
@@ -64,6 +76,22 @@ pub struct StoredToken {
 }
 
 impl StoredToken {
+    pub fn to_secret(&self) -> Result<Secret, serde_json::Error> {
+        Ok(Secret {
+            metadata: ObjectMeta { name: Some(secret_name(&self.id)), namespace: Some(SECRET_NAMESPACE.into()), ..ObjectMeta::default() },
+            type_: Some(SECRET_TYPE.into()),
+            data: Some([(SECRET_KEY.to_owned(), ByteString(serde_json::to_vec(self)?))].into()),
+            ..Secret::default()
+        })
+    }
+
+    /// `None` for a Secret that keeps no token, or one that does not fit its name.
+    pub fn from_secret(secret: &Secret) -> Option<Self> {
+        let bytes = secret.data.as_ref()?.get(SECRET_KEY).filter(|_| secret.type_.as_deref() == Some(SECRET_TYPE))?;
+        let token: Self = serde_json::from_slice(&bytes.0).ok()?;
+        (secret.metadata.name.as_deref() == Some(&secret_name(&token.id))).then_some(token)
+    }
+
     /// Compares in constant time.
     pub fn admits(&self, secret: &str, now: u64) -> bool {
         let hash = digest(&self.salt, secret);
@@ -107,6 +135,7 @@ mod tests {
         assert!(!stored.admits(&token.secret, 100), "it has expired");
         assert!(!stored.admits("guess", 1));
         assert!(!format!("{stored:?}").contains(&token.secret));
+        assert_eq!(StoredToken::from_secret(&stored.to_secret().unwrap()).as_ref(), Some(&stored));
         for bad in ["", "K10::a:b", "K10zz::a:b", &format!("K10{}::a", "ab".repeat(32)), &format!("K10{}:::b", "ab".repeat(32))] {
             assert_eq!(bad.parse::<JoinToken>().map(drop), Err(MalformedToken), "{bad}");
         }
