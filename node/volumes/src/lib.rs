@@ -16,7 +16,7 @@ mod teardown;
 mod writer;
 
 pub use downward::Facts;
-pub use error::VolumeError;
+pub use error::{Cause, VolumeError};
 pub use mounter::{FakeMounter, KernelMounter, Mounter};
 pub use needs::{Needs, Objects, TokenRequest, needs};
 pub use setup::{refresh, setup};
