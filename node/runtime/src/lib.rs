@@ -12,9 +12,27 @@ pub mod runtime;
 pub mod spec;
 pub mod state;
 
+pub use shims::{Shims, ShimsConfig};
 pub use runtime::{ExecOutput, Runtime, RuntimeError, Session, Size};
 pub use spec::{
     ContainerSpec, Device, ExecSpec, LogSpec, Mount, PidMode, Propagation, Qos, Resources,
     SandboxSpec, Seccomp, Security, UserSpec,
 };
 pub use state::{Container, ContainerExit, ContainerState, Exit, Sandbox, Started, Stats};
+
+mod capabilities;
+pub mod cgroup;
+pub mod exec_helper;
+mod executor;
+mod fds;
+mod inside;
+mod machine;
+mod oci;
+mod paths;
+mod process;
+mod protocol;
+mod sandbox;
+mod seccomp;
+pub mod shim;
+mod shims;
+mod user;
