@@ -1,1 +1,27 @@
-//! (laid out; filled by the commits that follow)
+//! Keeps what is in line with what was asked for: deployments, replica sets, garbage, namespaces, endpoints,
+//! service accounts, nodes, events.
+//!
+//! One loop runs every controller, only on the leader and under its epoch; each controller is a pure
+//! `reconcile(&Snapshot, key, situation) -> Plan` and a row in [`CONTROLLERS`]. Behaviour, messages and reasons are
+//! those of upstream's kube-controller-manager.
+
+pub mod action;
+mod carry_out;
+pub mod events;
+pub mod fake;
+pub mod hand;
+mod queue;
+mod recorder;
+pub mod row;
+pub mod settings;
+pub mod tasks;
+
+pub use action::{Action, Deletion, Note, Outcomes, Plan, Propagation};
+pub use events::EventRecord;
+pub use hand::{Applied, Hand};
+pub use row::{Row, Situation};
+pub use settings::Settings;
+pub use tasks::run;
+
+/// Every controller, in the order in which they start.
+pub static CONTROLLERS: &[Row] = &[];

@@ -1,0 +1,137 @@
+//! Carries out a plan by a hand, and remembers what was refused.
+//!
+//! Creates go in batches of 1, 2, 4, ... that end with the first refusal (upstream's `slowStartBatch`), so that a
+//! quota refuses one pod and not five hundred. Nothing is retried here: the loop looks again.
+
+use std::time::Duration;
+
+use caravel_api::{ApiError, Revision};
+use caravel_store::Epoch;
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::action::{Action, Note, Outcomes};
+use crate::events::EventRecord;
+use crate::hand::{Applied, Hand};
+
+/// Deletes that go together.
+const DELETES: usize = 32;
+const CREATES: usize = 128;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Done {
+    pub outcomes: Outcomes,
+    /// The newest revision written; look again only at or after it.
+    pub revision: Revision,
+    /// The outcome of a write is unknown: the next look needs a barrier.
+    pub unknown: bool,
+}
+
+pub struct CarryOut<'a> {
+    pub hand: &'a dyn Hand,
+    pub epoch: Epoch,
+    pub identity: &'static str,
+    pub events: &'a mpsc::Sender<EventRecord>,
+}
+
+impl CarryOut<'_> {
+    pub async fn plan(&self, actions: Vec<Action>) -> Done {
+        let mut done = Done::default();
+        let mut rest = actions.into_iter().peekable();
+        while let Some(action) = rest.next() {
+            let goes_with: fn(&Action) -> bool = match action {
+                Action::Create { .. } => |next| matches!(next, Action::Create { .. }),
+                Action::Delete { .. } => |next| matches!(next, Action::Delete { .. }),
+                _ => |_| false,
+            };
+            let mut together = vec![action];
+            while let Some(next) = rest.next_if(goes_with) {
+                together.push(next);
+            }
+            let single = together.len() == 1 && !matches!(together[0], Action::Create { .. } | Action::Delete { .. });
+            let all_done = self.together(together, &mut done).await;
+            if done.unknown || (single && !all_done) {
+                break;
+            }
+        }
+        done
+    }
+
+    async fn together(&self, actions: Vec<Action>, done: &mut Done) -> bool {
+        let slow = matches!(actions[0], Action::Create { .. });
+        let mut size = if slow { 1 } else { DELETES };
+        let mut rest = actions.into_iter();
+        let mut all_done = true;
+        loop {
+            let batch: Vec<Action> = rest.by_ref().take(size).collect();
+            if batch.is_empty() {
+                return all_done;
+            }
+            for result in join_all(batch.into_iter().map(|action| self.one(action))).await {
+                match result {
+                    Ok(Some(applied)) => done.revision = done.revision.max(applied.revision),
+                    Ok(None) => {}
+                    Err((line, error)) => {
+                        done.unknown |= error.code == 504;
+                        all_done = false;
+                        done.outcomes.refused.push((line, error));
+                    }
+                }
+            }
+            if done.unknown || (slow && !all_done) {
+                return all_done;
+            }
+            if slow {
+                size = (size * 2).min(CREATES);
+            }
+        }
+    }
+
+    async fn one(&self, action: Action) -> Result<Option<Applied>, (String, ApiError)> {
+        let (line, note) = match &action {
+            Action::Emit(record) => {
+                self.emit(record.clone());
+                return Ok(None);
+            }
+            Action::Create { note, .. } | Action::Delete { note, .. } => (action.to_string(), note.clone()),
+            other => (other.to_string(), None),
+        };
+        let delete = matches!(action, Action::Delete { .. });
+        tracing::debug!(controller = self.identity, action = line, "carrying out");
+        let result = timeout(DEADLINE, self.hand.apply(self.epoch, self.identity, action))
+            .await
+            .unwrap_or_else(|_| Err(ApiError::timeout("the write took too long; it may have been committed", 0)));
+        match result {
+            Ok(applied) => {
+                if let Some(note) = note {
+                    self.emit(tell(&note, self.identity, Ok(&applied.name)));
+                }
+                Ok(Some(applied))
+            }
+            // Gone already is what was wanted.
+            Err(error) if delete && error.is_not_found() => Ok(None),
+            Err(error) => {
+                if let Some(note) = note {
+                    self.emit(tell(&note, self.identity, Err(&error)));
+                }
+                Err((line, error))
+            }
+        }
+    }
+
+    fn emit(&self, record: EventRecord) {
+        if let Err(error) = self.events.try_send(record) {
+            tracing::debug!(controller = self.identity, %error, "an event was dropped: the recorder is behind");
+        }
+    }
+}
+
+fn tell(note: &Note, component: &str, result: Result<&str, &ApiError>) -> EventRecord {
+    match result {
+        Ok(name) => EventRecord::normal(note.about.clone(), component, note.done.0, note.done.1.replace("{name}", name)),
+        Err(error) => EventRecord::warning(note.about.clone(), component, note.failed.0, note.failed.1.replace("{error}", &error.to_string())),
+    }
+}
