@@ -39,7 +39,8 @@ impl Hierarchy {
                 continue;
             }
             match right.split(' ').next() {
-                Some("cgroup") => {
+                // Named hierarchies control nothing.
+                Some("cgroup") if !right.contains("name=") => {
                     if let Some(name) = point.file_name().and_then(|name| name.to_str()) {
                         controllers.insert(name.to_owned(), point.clone());
                     }
@@ -269,6 +270,7 @@ mod tests {
     fn versions() {
         let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu\n\
                   35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                  40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
                   41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                   50 31 0:38 / /run/other/memory rw - cgroup cgroup rw\n";
         let hierarchy = Hierarchy::parse(v1);

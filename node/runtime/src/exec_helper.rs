@@ -17,11 +17,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::diagnosis::Diagnosis;
 use crate::executor::Payload;
 use crate::fds;
 use crate::paths::LIBCONTAINER_ID;
 use crate::process::pidfd_open;
-use crate::shim::explain;
 
 /// What the helper tells the daemon. The terminal's master comes with `Started`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,10 +78,11 @@ fn run(dir: &Path, process: &Path, tty: bool, control: &OwnedFd) -> Result<i32, 
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         null.map(OwnedFd::from).map_err(|error| error.to_string())
     };
+    let diagnosis = Diagnosis::collect(process.with_extension("log")).map_err(|error| error.to_string())?;
     let mut builder = ContainerBuilder::new(LIBCONTAINER_ID.to_owned(), SyscallType::default())
         .with_executor(Payload)
         .with_root_path(dir)
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| diagnosis.explain(&error))?;
     let console_path = process.with_extension("sock");
     let mut console = None;
     if tty {
@@ -93,7 +94,9 @@ fn run(dir: &Path, process: &Path, tty: bool, control: &OwnedFd) -> Result<i32, 
     }
     let built = builder.as_tenant().with_process(Some(process)).with_detach(true).build();
     let _ = std::fs::remove_file(&console_path);
-    let pid = built.map_err(|error| explain(&error))?;
+    let built = built.map_err(|error| diagnosis.explain(&error));
+    let _ = std::fs::remove_file(diagnosis.path());
+    let pid = built?;
     let terminal = match console {
         Some(listener) => Some(fds::receive_one(&listener).map_err(|error| format!("console: {error}"))?),
         None => None,

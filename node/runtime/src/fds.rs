@@ -105,3 +105,9 @@ pub fn link_up(name: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The descriptor, watched by the runtime's reactor.
+pub fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd gives the same open descriptor for as long as it lives.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
+}

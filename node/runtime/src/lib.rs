@@ -22,6 +22,7 @@ pub use state::{Container, ContainerExit, ContainerState, Exit, Sandbox, Started
 
 mod capabilities;
 pub mod cgroup;
+mod diagnosis;
 pub mod exec_helper;
 mod executor;
 mod fds;

@@ -127,8 +127,8 @@ fn environment(context: &Context<'_>) -> Vec<String> {
     if spec.tty && !has("TERM") {
         env.push("TERM=xterm".to_owned());
     }
-    if let Some(home) = context.identity.home.as_ref().filter(|_| !has("HOME")) {
-        env.push(format!("HOME={home}"));
+    if !has("HOME") {
+        env.push(format!("HOME={}", context.identity.home.as_deref().unwrap_or("/")));
     }
     // Names that exec could not read back would break the whole environment.
     env.extend(

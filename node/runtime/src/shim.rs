@@ -26,8 +26,6 @@ pub mod log;
 mod pause;
 mod relay;
 
-pub(crate) use launch::explain;
-
 /// What the shim tells the daemon that started it, as one line of JSON on its stdout.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::pipe2;
 
+use crate::diagnosis::Diagnosis;
 use crate::executor::Payload;
 use crate::fds;
 use crate::inside;
@@ -46,10 +47,12 @@ pub fn launch(dir: &Path, layer: &Path, spec: &ContainerSpec, sandbox: &Sandbox,
 
     let console_path = dir.join("console.sock");
     let mut streams = Streams { stdin: None, stdout: None, stderr: None, terminal: None };
+    let diagnosis =
+        Diagnosis::collect(dir.join("libcontainer.log")).map_err(|error| error.to_string())?;
     let mut builder = ContainerBuilder::new(LIBCONTAINER_ID.to_owned(), SyscallType::default())
         .with_executor(Payload)
         .with_root_path(dir)
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| diagnosis.explain(&error))?;
     let mut console = None;
     if spec.tty {
         let listener = UnixListener::bind(&console_path).map_err(|error| format!("console socket: {error}"))?;
@@ -73,7 +76,7 @@ pub fn launch(dir: &Path, layer: &Path, spec: &ContainerSpec, sandbox: &Sandbox,
     let built = builder.as_init(dir).with_systemd(false).with_detach(true).build();
     // libcontainer sets the container's score on this process, to be inherited.
     set_own_oom_score(before);
-    let mut container = built.map_err(|error| explain(&error))?;
+    let mut container = built.map_err(|error| diagnosis.explain(&error))?;
     if let Some(listener) = console {
         streams.terminal = Some(fds::receive_one(&listener).map_err(|error| format!("console: {error}"))?);
         let _ = std::fs::remove_file(&console_path);
@@ -81,7 +84,7 @@ pub fn launch(dir: &Path, layer: &Path, spec: &ContainerSpec, sandbox: &Sandbox,
     let pid = container.pid().ok_or("the container's process is unknown")?.as_raw();
     // Before start: it cannot have been reaped yet.
     let process = Process::of(pid).ok_or("the container's process ended before it was started")?;
-    container.start().map_err(|error| explain(&error))?;
+    container.start().map_err(|error| diagnosis.explain(&error))?;
     Ok(Launched { process, streams })
 }
 
@@ -216,23 +219,4 @@ fn attainable_oom_score(wanted: i32) -> Option<i32> {
     let attainable = set_own_oom_score(wanted.clamp(-1000, 1000));
     set_own_oom_score(before);
     attainable.then_some(wanted)
-}
-
-/// libcontainer's errors are nested and the cause, the useful part, is innermost.
-pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
-        if !parts.iter().any(|part| part.contains(&text)) {
-            parts.push(text);
-        }
-        next = error.source();
-    }
-    let text = parts.join(": ");
-    // A wrong command is the user's and known by Go's sentence alone.
-    match text.find("exec: \"") {
-        Some(start) => text[start..].trim_end_matches('\0').to_owned(),
-        None => text.trim_end_matches('\0').to_owned(),
-    }
 }

@@ -110,7 +110,7 @@ impl Shims {
         fds::send(&ours, &letters, &raw).map_err(broken)?;
         drop(given);
         fds::set_nonblocking(&ours).map_err(broken)?;
-        let mut helper = Helper { control: AsyncFd::new(ours).map_err(broken)?, child };
+        let mut helper = Helper { control: fds::watch(ours).map_err(broken)?, child };
 
         let first = tokio::time::timeout(START, helper.hear()).await.map_err(|_| RuntimeError::Timeout(START))?;
         match first.map_err(broken)? {

@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -29,7 +28,7 @@ pub async fn on_own_thread<T: Send + 'static>(
 /// Resolves when the process has ended.
 pub async fn end_of(process: Process) {
     if let Ok(Some(fd)) = process.pidfd()
-        && let Ok(fd) = AsyncFd::<OwnedFd>::new(fd)
+        && let Ok(fd) = crate::fds::watch(fd)
     {
         let _ = fd.readable().await;
     }

@@ -16,7 +16,7 @@ pub struct Terminal(AsyncFd<OwnedFd>);
 impl Terminal {
     pub fn new(fd: OwnedFd) -> io::Result<Terminal> {
         fds::set_nonblocking(&fd)?;
-        Ok(Terminal(AsyncFd::new(fd)?))
+        Ok(Terminal(fds::watch(fd)?))
     }
 }
 
