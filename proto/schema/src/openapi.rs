@@ -81,7 +81,15 @@ pub fn v3_document(path: &str) -> Option<Document> {
     v3().documents.get(path).cloned()
 }
 
-/// `/openapi/v2` as JSON, or as protobuf for who accepts `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
+/// What old and new clients accept to get v2 as protobuf.
+pub const V2_PROTOBUF_ACCEPTED: &[&str] = &[
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+/// What the answer calls it: `@` is no legal part of a media type, and clients refuse it.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// `/openapi/v2` as JSON, or as protobuf for who accepts one of [`V2_PROTOBUF_ACCEPTED`].
 pub fn v2_document(protobuf: bool) -> Document {
     static JSON: OnceLock<Document> = OnceLock::new();
     static PROTOBUF: OnceLock<Document> = OnceLock::new();
