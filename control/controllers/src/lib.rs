@@ -11,10 +11,11 @@ pub mod events;
 pub mod fake;
 pub mod hand;
 mod queue;
-mod recorder;
+pub mod recorder;
 pub mod row;
 pub mod settings;
 pub mod tasks;
+pub mod workload;
 
 pub use action::{Action, Deletion, Note, Outcomes, Plan, Propagation};
 pub use events::EventRecord;
@@ -24,4 +25,4 @@ pub use settings::Settings;
 pub use tasks::run;
 
 /// Every controller, in the order in which they start.
-pub static CONTROLLERS: &[Row] = &[];
+pub static CONTROLLERS: &[Row] = &[workload::replica_set::CONTROLLER];
