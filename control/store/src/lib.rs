@@ -3,20 +3,37 @@
 //! [`Store`] is the whole interface. Everything that is durable is sealed, flushed before it is acknowledged, and
 //! refused at open when damaged. Nothing here knows what a kind means; see `docs/adr` for why it is laid out so.
 
+mod backend;
 mod config;
 mod entry;
 mod event;
+mod guard;
+mod io;
+mod open;
+mod peer;
+mod propose;
+mod raft;
+mod record;
+mod seal;
 mod snapshot;
 mod state;
 mod store;
+mod tasks;
 mod txn;
 mod watch;
 
 pub use config::{BackendKind, Limits, MAX_CHANGES, MAX_OBJECT, StoreConfig, Timing};
 pub use entry::{Entry, Undecodable};
 pub use event::{Event, EventKind, frame};
+pub use open::OpenError;
+pub use peer::{Links, Peer};
+pub use raft::machine::Image;
+pub use raft::transport::{Alone, ForwardError, Target, Transport};
+pub use raft::{Batch, LogId, Outcomes, Proposal, Refusal, TypeConfig};
+pub use record::Identity;
+pub use seal::KeyError;
 pub use snapshot::Snapshot;
 pub use state::State;
-pub use store::{NoQuorum, OpenError, Status, Store, TooNew};
+pub use store::{NoQuorum, Status, Store, TooNew};
 pub use txn::{Change, CommitError, Committed, Conflict, Epoch, Expect, Txn};
 pub use watch::{Gone, RingLimits, Watch, WatchError, WatchItem};

@@ -3,6 +3,7 @@
 //! `apply` is a pure function of the state and the transaction: no clock, no randomness, and it cannot fail. A
 //! clone is O(1), which is what makes snapshots free. Indexes are rebuilt at load and never stored.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use caravel_api::{Key, KeyRange, Revision, Uid};
@@ -52,6 +53,16 @@ impl State {
 
     pub(crate) fn kind(&self, prefix: &str) -> Option<&Objects> {
         self.kinds.get(prefix)
+    }
+
+    /// Every entry after a key, in the order of kinds and then keys (not of keys alone).
+    pub(crate) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = &Arc<Entry>> + use<'_> {
+        let first: Option<Arc<str>> = key.map(|key| Arc::from(key.kind_prefix()));
+        let within = first.as_ref().zip(key.cloned()).and_then(|(prefix, key)| Some((self.kinds.get(prefix)?, key)));
+        let rest_of_kind = within.into_iter().flat_map(|(objects, key)| objects.range((Bound::Excluded(key), Bound::<Key>::Unbounded)));
+        let from = first.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.kinds.range((from, Bound::<Arc<str>>::Unbounded)).flat_map(|(_, objects)| objects.iter());
+        rest_of_kind.chain(rest).map(|(_, entry)| entry)
     }
 
     pub(crate) fn key_of(&self, uid: &Uid) -> Option<&Key> {

@@ -3,33 +3,36 @@
 //! Acknowledged means: on the disks of a majority. Reads come from memory and never wait for a disk. Follows
 //! upstream's `storage.Interface` in what a revision, a list and a watch mean, and etcd in what a commit means.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caravel_api::{KeyRange, Revision};
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{BasicNode, Config, ReadPolicy, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::config::{MAX_CHANGES, MAX_OBJECT, StoreConfig};
-use crate::event::{Event, EventKind};
+use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
+use crate::io::{IoHandle, Job};
+use crate::open::{Found, OpenError, open};
+use crate::propose::{Waiting, target};
+use crate::raft::log::LogStore;
+use crate::raft::machine::{Machine, Served};
+use crate::raft::transport::{Alone, Factory, Transport};
+use crate::raft::{LogId, Proposal, Raft};
+use crate::record::Identity;
 use crate::snapshot::Snapshot;
-use crate::state::{Changed, State};
+use crate::tasks::{self, Owned};
 use crate::txn::{Change, CommitError, Committed, Conflict, Epoch, Txn};
 use crate::watch::{Hub, Watch, WatchError};
 
-/// Why a store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Nothing damaged is ever served.
-    #[error("{file} is damaged: {what}. {remedy}")]
-    Damaged { file: String, what: String, remedy: String },
-    #[error("{doing}: {cause}")]
-    Io { doing: String, cause: std::io::Error },
-    #[error("{0}")]
-    Config(String),
-    #[error("starting consensus: {0}")]
-    Raft(String),
-}
+/// How long a lone voter may take to lead itself.
+const ALONE_WITHIN: Duration = Duration::from_secs(30);
+/// How long the parts of a shutdown may take, each.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// No leader with a quorum confirmed that this state is current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +52,7 @@ pub struct TooNew {
 pub struct Status {
     pub node_id: u64,
     pub leader: Option<u64>,
+    pub leads: bool,
     pub term: u64,
     pub voters: Vec<u64>,
     pub revision: Revision,
@@ -61,25 +65,33 @@ pub struct Status {
     pub healthy: bool,
 }
 
-/// The shared state, as one replica holds it. Cheap to clone.
+/// The shared state, as one replica holds it. Cheap to clone; stops when the last clone is dropped.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    state: RwLock<Arc<State>>,
-    hub: Arc<Hub>,
-    writer: Mutex<()>,
-    leadership: watch::Sender<Option<Epoch>>,
     config: StoreConfig,
+    identity: Identity,
+    served: Arc<Served>,
+    raft: Raft,
+    log: LogStore,
+    io: IoHandle,
+    transport: Arc<dyn Transport>,
+    leadership: watch::Sender<Option<Epoch>>,
+    proposer: mpsc::Sender<Waiting>,
+    /// Transactions and bytes that may still be under way.
+    count: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    tasks: Owned,
+    disk_ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Store {
+    /// Opens one replica that reaches no other.
     pub async fn open(config: StoreConfig) -> Result<Store, OpenError> {
-        let hub = Arc::new(Hub::new(config.rings, Revision(0)));
-        let leadership = watch::Sender::new(Some(Epoch { term: 1, node: config.node_id }));
-        Ok(Store { inner: Arc::new(Inner { state: RwLock::default(), hub, writer: Mutex::new(()), leadership, config }) })
+        Store::open_with(config, Arc::new(Alone)).await
     }
 
     /// A single voter that needs no disk and forgets everything when dropped: for tests.
@@ -87,24 +99,117 @@ impl Store {
         Store::open(StoreConfig::memory()).await
     }
 
+    /// Opens one replica that reaches the others by `transport`. A lone voter leads when this returns.
+    pub async fn open_with(config: StoreConfig, transport: Arc<dyn Transport>) -> Result<Store, OpenError> {
+        let found = match config.backend {
+            BackendKind::Memory => open(&config)?,
+            BackendKind::Sled => tasks::open_blocking(config.clone()).await?,
+        };
+        Store::start(config, found, transport).await
+    }
+
+    pub(crate) async fn start(config: StoreConfig, found: Found, transport: Arc<dyn Transport>) -> Result<Store, OpenError> {
+        let Found { writer, tail, state, applied, membership, identity } = found;
+        let hub = Hub::new(config.rings, state.revision());
+        let served = Arc::new(Served::new(state, hub, applied));
+        let (io, disk_ended) = match config.backend {
+            BackendKind::Memory => (IoHandle::Inline(Arc::new(Mutex::new(writer))), None),
+            BackendKind::Sled => {
+                let started = tasks::start_disk(writer).map_err(|cause| OpenError::Io { file: config.dir.clone(), cause })?;
+                (started.0, Some(started.1))
+            }
+        };
+        let log = LogStore::new(tail, io.clone());
+        let machine = Machine::new(served.clone(), applied, membership, io.clone());
+        let settings = raft_config(&config).map_err(|error| OpenError::Config(error.to_string()))?;
+        let raft = Raft::new(config.node_id, Arc::new(settings), Factory(transport.clone()), log.clone(), machine)
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let tasks = Owned::default();
+        let leadership = watch::Sender::new(None);
+        tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
+        tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
+        let proposer = tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config.limits);
+        let count = Arc::new(Semaphore::new(config.limits.proposals));
+        let bytes = Arc::new(Semaphore::new(config.limits.proposal_bytes));
+        let disk_ended = Mutex::new(disk_ended);
+        let inner = Inner { config, identity, served, raft, log, io, transport, leadership, proposer, count, bytes, tasks, disk_ended };
+        let store = Store { inner: Arc::new(inner) };
+        store.begin().await?;
+        Ok(store)
+    }
+
+    /// Begins a new cluster if asked to; makes a lone voter lead without waiting for an election time-out.
+    async fn begin(&self) -> Result<(), OpenError> {
+        let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
+        let Inner { config, raft, .. } = &*self.inner;
+        let initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;
+        if !initialized {
+            if !config.bootstrap {
+                return Ok(());
+            }
+            let members = BTreeMap::from([(config.node_id, config.address.clone())]);
+            self.form(members).await?;
+        }
+        let me = config.node_id;
+        let lone = raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me])).await;
+        let lone = lone.map_err(|error| failed(&error))?;
+        if lone {
+            if initialized {
+                raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
+            }
+            let mut leadership = self.leadership();
+            let led = timeout(ALONE_WITHIN, leadership.wait_for(Option::is_some)).await;
+            if !matches!(led, Ok(Ok(_))) {
+                return Err(OpenError::Raft("this server could not make itself the leader in time".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a new cluster of these voters (number and address). Only ever on explicit request, on one of them.
+    pub async fn form(&self, members: BTreeMap<u64, String>) -> Result<(), OpenError> {
+        let nodes: BTreeMap<u64, BasicNode> = members.into_iter().map(|(id, addr)| (id, BasicNode { addr })).collect();
+        self.inner.raft.initialize(nodes).await.map_err(|error| OpenError::Raft(error.to_string()))
+    }
+
     /// This replica's state now. O(1); never blocks; may lag the leader.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.inner.state.read().clone())
+        Snapshot::new(self.inner.served.state.read().clone())
     }
 
     /// A snapshot at least as new as every write acknowledged before the call (read-index barrier).
     pub async fn fresh_snapshot(&self) -> Result<Snapshot, NoQuorum> {
-        Ok(self.snapshot())
+        let within = self.inner.config.timing.catch_up;
+        match timeout(within, self.barrier()).await {
+            Ok(Ok(())) => Ok(self.snapshot()),
+            Ok(Err(NoQuorum)) | Err(_) => Err(NoQuorum),
+        }
+    }
+
+    async fn barrier(&self) -> Result<(), NoQuorum> {
+        let Inner { raft, transport, served, .. } = &*self.inner;
+        let leader = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => return Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(leader))) => leader,
+            Err(_) => return Err(NoQuorum),
+        };
+        let target = target(&leader).ok_or(NoQuorum)?;
+        let index: Option<LogId> = transport.read_index(&target).await.map_err(|_| NoQuorum)?;
+        let mut applied = served.applied.subscribe();
+        applied.wait_for(|applied| *applied >= index).await.map_err(|_| NoQuorum)?;
+        Ok(())
     }
 
     /// A snapshot at `revision` or later, waiting for it until `deadline`.
     pub async fn at_least(&self, revision: Revision, deadline: Instant) -> Result<Snapshot, TooNew> {
-        let mut published = self.inner.hub.published();
-        let reached = timeout_at(deadline, published.wait_for(|now| *now >= revision)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(self.snapshot()),
-            _ => Err(TooNew { asked: revision, current: self.snapshot().revision() }),
+        let mut published = self.inner.served.hub.published();
+        if *published.borrow() >= revision {
+            return Ok(self.snapshot());
         }
+        let reached = timeout_at(deadline, published.wait_for(|now| *now >= revision)).await.is_ok_and(|reached| reached.is_ok());
+        let snapshot = self.snapshot();
+        if reached { Ok(snapshot) } else { Err(TooNew { asked: revision, current: snapshot.revision() }) }
     }
 
     /// Would `txn` commit on this replica's state? What a dry run asks.
@@ -112,14 +217,39 @@ impl Store {
         self.snapshot().state().check(txn)
     }
 
-    /// All changes or none.
+    /// All changes or none. When it returns, this replica serves them if it is the leader.
     pub async fn commit(&self, txn: Txn) -> Result<Committed, CommitError> {
         self.propose(None, txn).await
     }
 
-    /// As `commit`, but only under the leadership that `epoch` names; never forwarded to another server.
+    /// As `commit`, but only under the leadership that `epoch` names; never done under another leader.
     pub async fn commit_under(&self, epoch: Epoch, txn: Txn) -> Result<Committed, CommitError> {
+        if *self.inner.leadership.borrow() != Some(epoch) {
+            return Err(CommitError::Deposed);
+        }
         self.propose(Some(epoch), txn).await
+    }
+
+    async fn propose(&self, epoch: Option<Epoch>, txn: Txn) -> Result<Committed, CommitError> {
+        let too_large = |change: &Change| matches!(change, Change::Put { object, .. } if object.json.len() > MAX_OBJECT);
+        if txn.changes.len() > MAX_CHANGES || txn.changes.iter().any(too_large) {
+            return Err(CommitError::TooLarge);
+        }
+        let Inner { config, count, bytes, proposer, .. } = &*self.inner;
+        let cost = txn.cost() + 64;
+        let share = u32::try_from(cost).map_err(|_| CommitError::TooLarge)?;
+        let _count = count.clone().try_acquire_owned().map_err(|_| CommitError::Busy)?;
+        let _bytes = bytes.clone().try_acquire_many_owned(share).map_err(|_| CommitError::Busy)?;
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { proposal: Proposal { epoch, txn }, cost, answer, _count, _bytes };
+        proposer.try_send(waiting).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CommitError::Busy,
+            mpsc::error::TrySendError::Closed(_) => CommitError::NoQuorum,
+        })?;
+        match timeout(config.timing.commit, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(CommitError::Unknown),
+        }
     }
 
     /// This replica's reign, once it has applied its own first entry. Only the leader acts.
@@ -132,47 +262,79 @@ impl Store {
     pub async fn watch(&self, range: KeyRange, after: Revision) -> Result<Watch, WatchError> {
         let deadline = Instant::now() + self.inner.config.timing.catch_up;
         self.at_least(after, deadline).await.map_err(|TooNew { .. }| WatchError::NotYet)?;
-        self.inner.hub.watch(range, after)
+        self.inner.served.hub.watch(range, after)
     }
 
     /// The newest revision that this replica serves, as it changes.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
-        self.inner.hub.published()
+        self.inner.served.hub.published()
+    }
+
+    /// Who this replica is, in every message between replicas.
+    pub fn identity(&self) -> Identity {
+        self.inner.identity
     }
 
     pub fn status(&self) -> Status {
         let snapshot = self.snapshot();
-        Status { node_id: self.inner.config.node_id, revision: snapshot.revision(), objects: snapshot.state().count(), healthy: true, ..Status::default() }
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Status {
+            node_id: metrics.id,
+            leader: metrics.current_leader,
+            leads: metrics.state == ServerState::Leader,
+            term: metrics.current_term,
+            voters: metrics.membership_config.voter_ids().collect(),
+            revision: snapshot.revision(),
+            objects: snapshot.state().count(),
+            last_log: metrics.last_log_index.unwrap_or(0),
+            applied: metrics.last_applied.map_or(0, |applied| applied.index),
+            log_bytes: self.inner.log.tail.lock().total,
+            ring_bytes: self.inner.served.hub.bytes(),
+            healthy: metrics.running_state.is_ok(),
+        }
     }
 
-    /// Flushes what is written and stops taking part.
-    pub async fn shutdown(&self) {}
+    /// What a transport hands other replicas' requests to.
+    pub fn peer(&self) -> crate::Peer {
+        crate::Peer::new(self.inner.raft.clone())
+    }
 
-    async fn propose(&self, epoch: Option<Epoch>, txn: Txn) -> Result<Committed, CommitError> {
-        let too_large = |change: &Change| matches!(change, Change::Put { object, .. } if object.json.len() > MAX_OBJECT);
-        if txn.changes.len() > MAX_CHANGES || txn.changes.iter().any(too_large) {
-            return Err(CommitError::TooLarge);
+    /// Writes and flushes what is left and lets go of the disk. Safe to call twice.
+    pub async fn shutdown(&self) {
+        let Inner { raft, io, tasks, disk_ended, leadership, .. } = &*self.inner;
+        leadership.send_replace(None);
+        if timeout(SHUTDOWN_WITHIN, raft.shutdown()).await.is_err() {
+            tracing::warn!("consensus did not stop in time");
         }
-        if epoch.is_some() && epoch != *self.inner.leadership.borrow() {
-            return Err(CommitError::Deposed);
+        tasks.stop();
+        match timeout(SHUTDOWN_WITHIN, io.ask(|reply| Job::Shutdown { reply })).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the store's disk was not flushed at shutdown"),
+            Err(_) => tracing::warn!("the store's disk did not stop in time"),
         }
-        let _writer = self.inner.writer.lock();
-        let mut state = State::clone(&self.inner.state.read());
-        let mut changed = Vec::new();
-        let committed = state.apply(&txn, &mut changed)?;
-        let seen = Instant::now();
-        let events = changed.into_iter().map(|changed| Arc::new(event(changed, seen))).collect();
-        let revision = state.revision();
-        self.inner.hub.publish(events, revision, || *self.inner.state.write() = Arc::new(state));
-        Ok(committed)
+        let ended = disk_ended.lock().take();
+        if let Some(ended) = ended
+            && timeout(SHUTDOWN_WITHIN, ended).await.is_err()
+        {
+            tracing::warn!("the store's disk thread did not end in time");
+        }
     }
 }
 
-fn event(changed: Changed, seen: Instant) -> Event {
-    let kind = match (changed.deleted, &changed.previous) {
-        (true, _) => EventKind::Deleted,
-        (false, Some(_)) => EventKind::Modified,
-        (false, None) => EventKind::Added,
-    };
-    Event::new(kind, changed.entry, changed.previous, seen)
+fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Config {
+        cluster_name: "caravel".into(),
+        heartbeat_interval: millis(config.timing.heartbeat),
+        election_timeout_min: millis(config.timing.election_min),
+        election_timeout_max: millis(config.timing.election_max),
+        install_snapshot_timeout: millis(config.timing.commit),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.limits.snapshot_every),
+        max_in_snapshot_log_to_keep: config.limits.log_entries,
+        purge_batch_size: 512,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    }
+    .validate()
 }

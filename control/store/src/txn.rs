@@ -4,6 +4,7 @@
 //! here knows how a transaction is agreed on. Follows etcd's compare-then-put, with a revision per changed object.
 
 use caravel_api::{Encoded, Key, Revision};
+use serde::{Deserialize, Serialize};
 
 /// All of these changes, or none.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +89,7 @@ impl Change {
 }
 
 /// What a committed transaction did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// The log's revision after the transaction.
     pub revision: Revision,

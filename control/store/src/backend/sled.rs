@@ -1,0 +1,337 @@
+//! The disk: sled 0.34 in one directory, and the fdatasync that its flush leaves out.
+//!
+//! sled's `flush` writes its log but never asks the device to keep it, so each is followed by `fdatasync` on sled's
+//! file. Records over [`PIECE`] are cut up, because sled moves large values to files of their own, which that
+//! fdatasync does not cover. sled panics on some damage when it opens; that is caught and told as damage.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use caravel_api::Key;
+use sled::{Batch, Config, Db, Tree};
+
+use super::{Backend, StateOp};
+
+/// The longest value given to sled.
+const PIECE: usize = 64 << 10;
+/// First byte of a stored record: the layout of pieces.
+const VERSION: u8 = 1;
+const HEADER: usize = 5;
+/// Objects' keys begin with this in a state tree; the applied record is `a`.
+const OBJECT: u8 = b'k';
+const APPLIED: &[u8] = b"a";
+/// Lies between a key and the number of a further piece; keys are text without it.
+const SEPARATOR: u8 = 0;
+
+pub(crate) struct SledBackend {
+    db: Db,
+    /// sled's file, opened again only to be synced.
+    file: File,
+    log: Tree,
+    meta: Tree,
+    states: BTreeMap<u64, State>,
+}
+
+struct State {
+    tree: Tree,
+    /// Objects that have more than one piece, and how many.
+    pieces: HashMap<Key, u32>,
+}
+
+impl SledBackend {
+    pub fn open(dir: &Path, cache_bytes: u64) -> io::Result<Self> {
+        let new = !dir.exists();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let open = || Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(Some(500)).open();
+        let db = catch_unwind(AssertUnwindSafe(open))
+            .map_err(|panic| damaged(format!("sled could not read it: {}", panic_text(&*panic))))?
+            .map_err(failed)?;
+        let tree = |name: &str| catch_unwind(AssertUnwindSafe(|| db.open_tree(name))).map_err(|panic| damaged(panic_text(&*panic)))?.map_err(failed);
+        let (log, meta) = (tree("log")?, tree("meta")?);
+        let mut states = BTreeMap::new();
+        for name in db.tree_names() {
+            let generation = std::str::from_utf8(&name).ok().and_then(|name| name.strip_prefix("state-")?.parse().ok());
+            if let Some(generation) = generation {
+                let tree = tree(&state_name(generation))?;
+                states.insert(generation, State { tree, pieces: HashMap::new() });
+            }
+        }
+        db.flush().map_err(failed)?;
+        let file = File::open(dir.join("db"))?;
+        let backend = SledBackend { file, log, meta, states, db };
+        if new {
+            backend.file.sync_all()?;
+            for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+                File::open(dir)?.sync_all()?;
+            }
+        }
+        Ok(backend)
+    }
+
+    fn state_of(&mut self, generation: u64) -> io::Result<&mut State> {
+        if !self.states.contains_key(&generation) {
+            let tree = self.db.open_tree(state_name(generation)).map_err(failed)?;
+            self.states.insert(generation, State { tree, pieces: HashMap::new() });
+        }
+        self.states.get_mut(&generation).ok_or_else(|| io::Error::other("the tree was just opened"))
+    }
+}
+
+fn state_name(generation: u64) -> String {
+    format!("state-{generation}")
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("unknown").to_owned()
+}
+
+fn damaged(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn failed(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        sled::Error::Corruption { .. } => damaged(error.to_string()),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// sled reads lazily, and a damaged page may panic instead of failing.
+fn caught<T>(read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(damaged(panic_text(&*panic))))
+}
+
+/// Puts `record` under `key` as one or several pieces; how many.
+fn put_pieces(batch: &mut Batch, key: &[u8], further: impl Fn(u32) -> Vec<u8>, record: &[u8]) -> u32 {
+    let count = record.len().div_ceil(PIECE).max(1) as u32;
+    for (at, piece) in (0..).zip(record.chunks(PIECE).chain(record.is_empty().then_some(&[][..]))) {
+        if at == 0 {
+            let mut first = Vec::with_capacity(HEADER + piece.len());
+            first.push(VERSION);
+            first.extend_from_slice(&count.to_be_bytes());
+            first.extend_from_slice(piece);
+            batch.insert(key, first);
+        } else {
+            batch.insert(further(at), piece);
+        }
+    }
+    count
+}
+
+/// Puts pieces back together. `None` until the last one has come.
+struct Joiner<K> {
+    open: Option<(K, u32, Vec<u8>)>,
+}
+
+impl<K> Joiner<K> {
+    fn new() -> Self {
+        Joiner { open: None }
+    }
+
+    fn first(&mut self, key: K, value: &[u8]) -> io::Result<Option<(K, Vec<u8>, u32)>> {
+        self.end()?;
+        let (header, piece) = value.split_first_chunk::<HEADER>().ok_or_else(|| damaged("a record is too short".into()))?;
+        if header[0] != VERSION {
+            return Err(damaged(format!("a record has version {}, which this program does not know", header[0])));
+        }
+        let count = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+        self.open = Some((key, count.saturating_sub(1), piece.to_vec()));
+        Ok(self.take(count))
+    }
+
+    fn further(&mut self, value: &[u8]) -> io::Result<Option<(K, Vec<u8>, u32)>> {
+        let (_, left, record) = self.open.as_mut().ok_or_else(|| damaged("a piece has no beginning".into()))?;
+        *left = left.checked_sub(1).ok_or_else(|| damaged("a record has too many pieces".into()))?;
+        record.extend_from_slice(value);
+        let count = 1 + record.len().saturating_sub(1).div_euclid(PIECE) as u32;
+        Ok(self.take(count))
+    }
+
+    fn take(&mut self, count: u32) -> Option<(K, Vec<u8>, u32)> {
+        let (key, _, record) = self.open.take_if(|(_, left, _)| *left == 0)?;
+        Some((key, record, count))
+    }
+
+    fn end(&self) -> io::Result<()> {
+        if self.open.is_some() { Err(damaged("a record lacks pieces".into())) } else { Ok(()) }
+    }
+}
+
+fn index_of(key: &[u8]) -> io::Result<u64> {
+    key.first_chunk::<8>().map(|index| u64::from_be_bytes(*index)).ok_or_else(|| damaged("a log key is too short".into()))
+}
+
+fn log_piece(index: u64, at: u32) -> Vec<u8> {
+    [&index.to_be_bytes()[..], &at.to_be_bytes()].concat()
+}
+
+fn object_piece(key: &Key, at: u32) -> Vec<u8> {
+    [&[OBJECT], key.as_bytes(), &[SEPARATOR], &at.to_be_bytes()].concat()
+}
+
+fn each_log(tree: &Tree, from: u64, to: Option<u64>, each: &mut dyn FnMut(u64, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    let mut joiner = Joiner::new();
+    let from = from.to_be_bytes();
+    let rows = match to {
+        Some(to) => tree.range(from..to.to_be_bytes()),
+        None => tree.range(from..),
+    };
+    for row in rows {
+        let (key, value) = row.map_err(failed)?;
+        let index = index_of(&key)?;
+        let whole = if key.len() == 8 { joiner.first(index, &value)? } else { joiner.further(&value)? };
+        if let Some((index, record, _)) = whole {
+            each(index, record)?;
+        }
+    }
+    joiner.end()
+}
+
+/// Removes up to `limit` keys that `rows` yields; true if that was all of them.
+fn remove_some(tree: &Tree, rows: sled::Iter, limit: usize) -> io::Result<bool> {
+    let mut batch = Batch::default();
+    let mut count = 0;
+    for key in rows.keys().take(limit) {
+        batch.remove(key.map_err(failed)?);
+        count += 1;
+    }
+    if count > 0 {
+        tree.apply_batch(batch).map_err(failed)?;
+    }
+    Ok(count < limit)
+}
+
+impl Backend for SledBackend {
+    fn append(&mut self, records: Vec<(u64, Vec<u8>)>) -> io::Result<()> {
+        let mut batch = Batch::default();
+        for (index, record) in records {
+            put_pieces(&mut batch, &index.to_be_bytes(), |at| log_piece(index, at), &record);
+        }
+        self.log.apply_batch(batch).map_err(failed)
+    }
+
+    fn truncate(&mut self, from: u64) -> io::Result<()> {
+        // From the end backwards, so that an interruption leaves no hole.
+        while let Some((key, _)) = self.log.last().map_err(failed)? {
+            if index_of(&key)? < from {
+                break;
+            }
+            self.log.remove(key).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn purge(&mut self, below: u64, limit: usize) -> io::Result<bool> {
+        remove_some(&self.log, self.log.range(..below.to_be_bytes()), limit)
+    }
+
+    fn read_log(&mut self, from: u64, to: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        let mut records = Vec::new();
+        caught(|| each_log(&self.log, from, Some(to.max(from)), &mut |index, record| {
+            records.push((index, record));
+            Ok(())
+        }))?;
+        Ok(records)
+    }
+
+    fn scan_log(&mut self, each: &mut dyn FnMut(u64, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        caught(|| each_log(&self.log, 0, None, each))
+    }
+
+    fn put_meta(&mut self, name: &str, record: &[u8]) -> io::Result<()> {
+        self.meta.insert(name, record).map_err(failed)?;
+        Ok(())
+    }
+
+    fn meta(&mut self) -> io::Result<BTreeMap<String, Vec<u8>>> {
+        caught(|| {
+            let mut records = BTreeMap::new();
+            for row in self.meta.iter() {
+                let (name, record) = row.map_err(failed)?;
+                records.insert(String::from_utf8_lossy(&name).into_owned(), record.to_vec());
+            }
+            Ok(records)
+        })
+    }
+
+    fn state(&mut self, generation: u64, ops: Vec<StateOp>, applied: Option<&[u8]>) -> io::Result<()> {
+        let state = self.state_of(generation)?;
+        let mut batch = Batch::default();
+        for (key, record) in ops {
+            let row = [&[OBJECT], key.as_bytes()].concat();
+            let old = state.pieces.remove(&key).unwrap_or(1);
+            let new = match record {
+                Some(record) => put_pieces(&mut batch, &row, |at| object_piece(&key, at), &record),
+                None => {
+                    batch.remove(row);
+                    1
+                }
+            };
+            for at in new..old {
+                batch.remove(object_piece(&key, at));
+            }
+            if new > 1 {
+                state.pieces.insert(key, new);
+            }
+        }
+        if let Some(applied) = applied {
+            batch.insert(APPLIED, applied);
+        }
+        state.tree.apply_batch(batch).map_err(failed)
+    }
+
+    fn applied(&mut self, generation: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(state) = self.states.get(&generation) else { return Ok(None) };
+        caught(|| Ok(state.tree.get(APPLIED).map_err(failed)?.map(|record| record.to_vec())))
+    }
+
+    fn scan_state(&mut self, generation: u64, each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+        let Some(state) = self.states.get_mut(&generation) else { return Ok(()) };
+        caught(|| {
+            let mut joiner = Joiner::new();
+            for row in state.tree.range([OBJECT]..) {
+                let (row, value) = row.map_err(failed)?;
+                let separator = row.iter().position(|byte| *byte == SEPARATOR);
+                let whole = match separator {
+                    Some(_) => joiner.further(&value)?,
+                    None => {
+                        let key = std::str::from_utf8(&row[1..]).map_err(|_| damaged("a key is not text".into()))?;
+                        joiner.first(Key::from(key), &value)?
+                    }
+                };
+                if let Some((key, record, pieces)) = whole {
+                    if pieces > 1 {
+                        state.pieces.insert(key.clone(), pieces);
+                    }
+                    each(key, record)?;
+                }
+            }
+            joiner.end()
+        })
+    }
+
+    fn drop_state(&mut self, generation: u64, limit: usize) -> io::Result<bool> {
+        let Some(state) = self.states.get(&generation) else { return Ok(true) };
+        let done = remove_some(&state.tree, state.tree.iter(), limit)?;
+        if done {
+            self.states.remove(&generation);
+            self.db.drop_tree(state_name(generation)).map_err(failed)?;
+        }
+        Ok(done)
+    }
+
+    fn generations(&mut self) -> io::Result<Vec<u64>> {
+        Ok(self.states.keys().copied().collect())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.db.flush().map_err(failed)?;
+        self.file.sync_data()
+    }
+}

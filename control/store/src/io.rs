@@ -1,0 +1,479 @@
+//! The one owner of the disk: takes jobs in the order they were sent, writes what waits together, flushes once for all
+//! of it, and only then says so.
+//!
+//! Order is everything here: log before `committed` before anything that relies on it; nothing is called durable
+//! before `flush` (which ends in fdatasync); after a failed write nothing more is tried, an fsync least of all.
+//! Objects are written behind the acknowledgement, the newest of each key only, and ride the next flush; a purge waits
+//! for them. Long work (purging, installing a snapshot) goes in small steps between the jobs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use caravel_api::Key;
+use openraft::storage::IOFlushed;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::backend::{Backend, StateOp};
+use crate::entry::Entry;
+use crate::guard::Guard;
+use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
+use crate::record::{self, Applied, names};
+use crate::seal::Sealer;
+use crate::state::State;
+
+/// How long an object may wait to be written behind.
+const LAZY_AFTER: Duration = Duration::from_millis(100);
+/// How many bytes of objects may.
+const LAZY_BYTES: usize = 4 << 20;
+/// Records removed or installed between two turns.
+const STEP: usize = 512;
+/// Bytes of objects installed between two turns.
+const STEP_BYTES: usize = 1 << 20;
+/// Jobs taken in one turn.
+const TURN: usize = 4096;
+
+pub(crate) type Reply<T> = oneshot::Sender<io::Result<T>>;
+
+pub(crate) enum Job {
+    /// Log entries that continue the log; the callback is for when they are flushed.
+    Append(Vec<LogEntry>, IOFlushed<TypeConfig>),
+    Vote(Vote, Reply<()>),
+    /// Written with the next flush; asks for none.
+    Committed(LogId),
+    Truncate { from: u64, reply: Reply<()> },
+    Purge { up_to: LogId, reply: Reply<()> },
+    /// What an applied entry changed; written behind.
+    State { changed: Vec<(Key, Option<Arc<Entry>>)>, applied: Applied },
+    /// Replace the whole state.
+    Install { state: Arc<State>, applied: Applied, reply: Reply<()> },
+    ReadLog { range: Range<u64>, reply: Reply<Vec<LogEntry>> },
+    Shutdown { reply: Reply<()> },
+}
+
+/// Where jobs are sent. In a simulation they are done at once, by the sender.
+#[derive(Clone)]
+pub(crate) enum IoHandle {
+    /// Unbounded, because a sender may not block an async worker; what may wait here is bounded by the proposals in
+    /// flight and by openraft's own channels.
+    Thread(mpsc::Sender<Job>),
+    Inline(Arc<Mutex<Writer>>),
+}
+
+impl IoHandle {
+    pub fn send(&self, job: Job) -> io::Result<()> {
+        match self {
+            IoHandle::Thread(jobs) => jobs.send(job).map_err(|_| stopped()),
+            IoHandle::Inline(writer) => {
+                let mut writer = writer.lock();
+                writer.turn(vec![job]);
+                while writer.step() {}
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a job and waits for its answer.
+    pub async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(job(reply))?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the store's disk thread has stopped")
+}
+
+/// The body of the `raft-io` thread.
+pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
+    let mut waiting = Vec::new();
+    loop {
+        let first = match writer.wait() {
+            Wait::ForJob => jobs.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            Wait::AtMost(time) => jobs.recv_timeout(time),
+        };
+        match first {
+            Ok(job) => waiting.push(job),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+        while waiting.len() < TURN
+            && let Ok(job) = jobs.try_recv()
+        {
+            waiting.push(job);
+        }
+        writer.turn(std::mem::take(&mut waiting));
+        writer.step();
+    }
+    writer.finish();
+}
+
+enum Wait {
+    ForJob,
+    AtMost(Duration),
+}
+
+/// Whom to tell once this turn is flushed.
+enum Done {
+    Append(IOFlushed<TypeConfig>),
+    Reply(Reply<()>),
+}
+
+impl Done {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Done::Append(callback) => callback.io_completed(result),
+            // Whoever asked may have stopped waiting.
+            Done::Reply(reply) => drop(reply.send(result)),
+        }
+    }
+}
+
+struct Install {
+    state: Arc<State>,
+    generation: u64,
+    /// The last key written.
+    after: Option<Key>,
+    applied: Applied,
+    reply: Reply<()>,
+}
+
+/// What a writer begins with, as found on the disk.
+pub(crate) struct Resume {
+    pub generation: u64,
+    /// One past the last log index; 0 for an empty log.
+    pub log_end: u64,
+    /// Log records below this may still lie on the disk although purged.
+    pub purged_below: u64,
+    pub vote: Option<Vote>,
+    /// Generations left by an interrupted installation.
+    pub stale: Vec<u64>,
+}
+
+pub(crate) struct Writer {
+    backend: Box<dyn Backend>,
+    sealer: Arc<Sealer>,
+    guard: Option<Guard>,
+    generation: u64,
+    log_end: u64,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    records: Vec<(u64, Vec<u8>)>,
+    pending: BTreeMap<Key, Option<Arc<Entry>>>,
+    pending_bytes: usize,
+    pending_since: Option<Instant>,
+    applied: Option<Applied>,
+    purge_below: Option<u64>,
+    install: Option<Install>,
+    stale: Vec<u64>,
+    failed: Option<String>,
+}
+
+impl Writer {
+    pub fn new(backend: Box<dyn Backend>, sealer: Arc<Sealer>, guard: Option<Guard>, resume: Resume) -> Self {
+        Writer {
+            backend,
+            sealer,
+            guard,
+            generation: resume.generation,
+            log_end: resume.log_end,
+            vote: resume.vote,
+            committed: None,
+            records: Vec::new(),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            pending_since: None,
+            applied: None,
+            purge_below: (resume.purged_below > 0).then_some(resume.purged_below),
+            install: None,
+            stale: resume.stale,
+            failed: None,
+        }
+    }
+
+    fn wait(&self) -> Wait {
+        if self.failed.is_some() {
+            return Wait::ForJob;
+        }
+        if self.purge_below.is_some() || self.install.is_some() || !self.stale.is_empty() {
+            return Wait::AtMost(Duration::ZERO);
+        }
+        match self.pending_since {
+            Some(since) => Wait::AtMost(LAZY_AFTER.saturating_sub(since.elapsed())),
+            None if self.guard.as_ref().is_some_and(Guard::is_dirty) => Wait::AtMost(LAZY_AFTER),
+            None => Wait::ForJob,
+        }
+    }
+
+    /// Does `jobs`, flushes once if any of them asked for it, and tells whom it concerns.
+    pub fn turn(&mut self, jobs: Vec<Job>) {
+        let mut done = Vec::new();
+        let result = match &self.failed {
+            Some(why) => {
+                jobs.into_iter().for_each(|job| refuse(job, &mut done));
+                Err(io::Error::other(why.clone()))
+            }
+            None => self.write(jobs, &mut done),
+        };
+        if let Err(error) = &result
+            && self.failed.is_none()
+        {
+            tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");
+            self.failed = Some(format!("the store's disk failed: {error}"));
+        }
+        for done in done {
+            done.tell(match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            });
+        }
+    }
+
+    /// A dropped job's callback never comes; so jobs after a failure are each told.
+    fn write(&mut self, jobs: Vec<Job>, done: &mut Vec<Done>) -> io::Result<()> {
+        let mut outcome = Ok(());
+        let mut flush = false;
+        for job in jobs {
+            if outcome.is_ok() {
+                outcome = self.take(job, done, &mut flush);
+            } else {
+                refuse(job, done);
+            }
+        }
+        outcome?;
+        self.write_log()?;
+        if flush {
+            if let Some(committed) = self.committed.take() {
+                self.put_meta(names::COMMITTED, &record::log_id(&committed))?;
+            }
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, job: Job, done: &mut Vec<Done>, flush: &mut bool) -> io::Result<()> {
+        match job {
+            Job::Append(entries, callback) => {
+                done.push(Done::Append(callback));
+                *flush = true;
+                for entry in entries {
+                    let index = entry.log_id.index;
+                    let sealed = self.sealer.seal("log", &index.to_be_bytes(), &record::log_entry(&entry));
+                    self.records.push((index, sealed));
+                    self.log_end = index + 1;
+                }
+            }
+            Job::Vote(vote, reply) => {
+                done.push(Done::Reply(reply));
+                *flush = true;
+                self.write_log()?;
+                self.put_meta(names::VOTE, &record::vote(&vote))?;
+                self.vote = Some(vote);
+            }
+            Job::Committed(id) => self.committed = Some(id),
+            Job::Truncate { from, reply } => {
+                done.push(Done::Reply(reply));
+                *flush = true;
+                self.write_log()?;
+                if let Some(guard) = &mut self.guard {
+                    guard.lower(from)?;
+                }
+                self.backend.truncate(from)?;
+                self.log_end = self.log_end.min(from);
+            }
+            Job::Purge { up_to, reply } => {
+                done.push(Done::Reply(reply));
+                *flush = true;
+                self.write_log()?;
+                // What the purged entries changed must be on the disk before they are not.
+                self.write_state()?;
+                self.put_meta(names::PURGED, &record::log_id(&up_to))?;
+                self.purge_below = self.purge_below.max(Some(up_to.index + 1));
+                self.log_end = self.log_end.max(up_to.index + 1);
+            }
+            Job::State { changed, applied } => {
+                for (key, entry) in changed {
+                    self.pending_bytes += entry.as_ref().map_or(64, |entry| entry.json.len() + 64);
+                    self.pending.insert(key, entry);
+                }
+                self.applied = Some(applied);
+                self.pending_since.get_or_insert_with(Instant::now);
+                if self.pending_bytes > LAZY_BYTES {
+                    self.write_log()?;
+                    self.write_state()?;
+                }
+            }
+            Job::Install { state, applied, reply } => {
+                if let Some(old) = self.install.take() {
+                    self.stale.push(old.generation);
+                    Done::Reply(old.reply).tell(Err(io::Error::other("another snapshot was installed instead")));
+                }
+                let generation = 1 + self.backend.generations()?.into_iter().max().unwrap_or(0).max(self.generation);
+                self.install = Some(Install { state, generation, after: None, applied, reply });
+            }
+            Job::ReadLog { range, reply } => {
+                self.write_log()?;
+                let entries = self.read_log(range);
+                drop(reply.send(entries));
+            }
+            Job::Shutdown { reply } => {
+                done.push(Done::Reply(reply));
+                *flush = true;
+                self.write_log()?;
+                self.write_state()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_log(&mut self, range: Range<u64>) -> io::Result<Vec<LogEntry>> {
+        let records = self.backend.read_log(range.start, range.end)?;
+        records.into_iter().map(|(index, sealed)| open_log_entry(&self.sealer, index, sealed)).collect()
+    }
+
+    /// A little of the work that is not urgent; true if there is more.
+    pub fn step(&mut self) -> bool {
+        if self.failed.is_some() {
+            return false;
+        }
+        match self.try_step() {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");
+                self.failed = Some(format!("the store's disk failed: {error}"));
+                false
+            }
+        }
+    }
+
+    fn try_step(&mut self) -> io::Result<bool> {
+        if self.pending_since.is_some_and(|since| since.elapsed() >= LAZY_AFTER) {
+            self.write_state()?;
+        }
+        if let Some(below) = self.purge_below
+            && self.backend.purge(below, STEP)?
+        {
+            self.purge_below = None;
+        }
+        if self.install.is_some() {
+            self.step_install()?;
+        }
+        if let Some(generation) = self.stale.last().copied()
+            && self.backend.drop_state(generation, STEP)?
+        {
+            self.stale.pop();
+        }
+        // The last moment of a burst: nothing urgent is left, so the guard's index may be synced.
+        if self.pending_since.is_none()
+            && let Some(guard) = self.guard.as_mut().filter(|guard| guard.is_dirty())
+            && self.purge_below.is_none()
+        {
+            guard.sync()?;
+        }
+        Ok(self.purge_below.is_some() || self.install.is_some() || !self.stale.is_empty())
+    }
+
+    fn step_install(&mut self) -> io::Result<()> {
+        let Some(mut install) = self.install.take() else { return Ok(()) };
+        let mut ops: Vec<StateOp> = Vec::new();
+        let mut bytes = 0;
+        let mut last = None;
+        for entry in install.state.after(install.after.as_ref()) {
+            if ops.len() >= STEP || bytes >= STEP_BYTES {
+                break;
+            }
+            bytes += entry.json.len();
+            ops.push((entry.key.clone(), Some(self.seal_object(entry))));
+            last = Some(entry.key.clone());
+        }
+        if last.is_some() {
+            self.backend.state(install.generation, ops, None)?;
+            install.after = last;
+            self.install = Some(install);
+            return Ok(());
+        }
+        // All of it is there: one pointer switches to it.
+        self.pending.clear();
+        self.pending_bytes = 0;
+        self.pending_since = None;
+        self.applied = None;
+        let applied = self.sealer.seal("applied", b"", &record::applied(&install.applied));
+        self.backend.state(install.generation, Vec::new(), Some(&applied))?;
+        self.flush()?;
+        self.put_meta(names::GENERATION, &record::number(install.generation))?;
+        self.flush()?;
+        self.stale.push(std::mem::replace(&mut self.generation, install.generation));
+        Done::Reply(install.reply).tell(Ok(()));
+        Ok(())
+    }
+
+    fn write_log(&mut self) -> io::Result<()> {
+        if self.records.is_empty() { Ok(()) } else { self.backend.append(std::mem::take(&mut self.records)) }
+    }
+
+    fn write_state(&mut self) -> io::Result<()> {
+        self.pending_since = None;
+        self.pending_bytes = 0;
+        let Some(applied) = self.applied.take() else { return Ok(()) };
+        let pending = std::mem::take(&mut self.pending);
+        let ops = pending.into_iter().map(|(key, entry)| {
+            let record = entry.map(|entry| self.seal_object(&entry));
+            (key, record)
+        });
+        let ops = ops.collect();
+        let applied = self.sealer.seal("applied", b"", &record::applied(&applied));
+        self.backend.state(self.generation, ops, Some(&applied))
+    }
+
+    fn seal_object(&self, entry: &Entry) -> Vec<u8> {
+        self.sealer.seal("state", entry.key.as_bytes(), &record::object(entry))
+    }
+
+    fn put_meta(&mut self, name: &str, record: &[u8]) -> io::Result<()> {
+        self.backend.put_meta(name, &self.sealer.seal("meta", name.as_bytes(), record))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.backend.flush()?;
+        match &mut self.guard {
+            Some(guard) => guard.advance(self.log_end, self.vote),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) {
+        if self.failed.is_none() {
+            let result = self.write_log().and_then(|()| self.write_state()).and_then(|()| self.flush());
+            let synced = result.and_then(|()| self.guard.as_mut().map_or(Ok(()), Guard::sync));
+            if let Err(error) = synced {
+                tracing::error!(%error, "the last flush of the store failed");
+            }
+        }
+    }
+}
+
+/// The entry in a sealed log record, which must be the one its place says.
+pub(crate) fn open_log_entry(sealer: &Sealer, index: u64, sealed: Vec<u8>) -> io::Result<LogEntry> {
+    let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index}: {what}"));
+    let record = sealer.open("log", &index.to_be_bytes(), sealed).map_err(|error| bad(error.to_string()))?;
+    let entry = record::read_log_entry(&record).map_err(|error| bad(error.to_string()))?;
+    if entry.log_id.index == index { Ok(entry) } else { Err(bad("it belongs elsewhere".into())) }
+}
+
+fn refuse(job: Job, done: &mut Vec<Done>) {
+    match job {
+        Job::Append(_, callback) => done.push(Done::Append(callback)),
+        Job::Vote(_, reply)
+        | Job::Truncate { reply, .. }
+        | Job::Purge { reply, .. }
+        | Job::Install { reply, .. }
+        | Job::Shutdown { reply } => done.push(Done::Reply(reply)),
+        // The receiver sees the dropped reply.
+        Job::ReadLog { .. } | Job::Committed(_) | Job::State { .. } => {}
+    }
+}

@@ -1,0 +1,115 @@
+//! From one transaction of one writer to a log entry shared by many, and back.
+//!
+//! What waits goes together into one entry, so that under load many writers share an entry, a flush and a round
+//! trip; nobody waits for company. An answer says exactly what is known: nothing happened, or it may have.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::raft::transport::{ForwardError, Target, Transport};
+use crate::raft::{Batch, Outcomes, Proposal, Raft, Refusal, TypeConfig};
+use crate::txn::{CommitError, Committed};
+
+/// Entries under way at once. While they are, what comes next gathers.
+const DEPTH: usize = 3;
+/// Transactions in one entry.
+const TOGETHER: usize = 1024;
+
+/// One transaction that waits for its answer. Holds its share of the limits until then.
+pub(crate) struct Waiting {
+    pub proposal: Proposal,
+    pub cost: usize,
+    pub answer: oneshot::Sender<Result<Committed, CommitError>>,
+    pub _count: OwnedSemaphorePermit,
+    pub _bytes: OwnedSemaphorePermit,
+}
+
+/// Takes transactions until nobody can send any.
+pub(crate) async fn run(raft: Raft, transport: Arc<dyn Transport>, entry_bytes: usize, mut queue: mpsc::Receiver<Waiting>) {
+    let mut under_way = FuturesUnordered::new();
+    let mut taken = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = under_way.next() => {}
+            count = queue.recv_many(&mut taken, TOGETHER), if under_way.len() < DEPTH => {
+                if count == 0 {
+                    break;
+                }
+                for entry in split(&mut taken, entry_bytes) {
+                    under_way.push(one_entry(raft.clone(), transport.clone(), entry));
+                }
+            }
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+/// Cuts what was taken into entries of at most `limit` bytes, at least one transaction each.
+fn split(taken: &mut Vec<Waiting>, limit: usize) -> Vec<Vec<Waiting>> {
+    let mut entries: Vec<Vec<Waiting>> = Vec::new();
+    let mut room = 0;
+    for waiting in taken.drain(..) {
+        // Nobody waits for it any more, so nothing needs to happen.
+        if waiting.answer.is_closed() {
+            continue;
+        }
+        match entries.last_mut() {
+            Some(entry) if waiting.cost <= room => {
+                room -= waiting.cost;
+                entry.push(waiting);
+            }
+            _ => {
+                room = limit.saturating_sub(waiting.cost);
+                entries.push(vec![waiting]);
+            }
+        }
+    }
+    entries
+}
+
+async fn one_entry(raft: Raft, transport: Arc<dyn Transport>, entry: Vec<Waiting>) {
+    let (proposals, answers): (Vec<_>, Vec<_>) = entry.into_iter().map(|waiting| (waiting.proposal, (waiting.answer, waiting._count, waiting._bytes))).unzip();
+    let epochs: Vec<bool> = proposals.iter().map(|proposal| proposal.epoch.is_some()).collect();
+    let batch = Batch(Arc::new(proposals));
+    let result = match raft.client_write(batch.clone()).await {
+        Ok(response) => Ok(response.data),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => forward(&*transport, &leader, batch).await,
+        // Dropped from this log, yet it may be in another's.
+        Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(CommitError::Unknown),
+    };
+    let mut outcomes = result.map(|Outcomes(outcomes)| outcomes.into_iter());
+    for ((answer, ..), under_epoch) in answers.into_iter().zip(epochs) {
+        let told = match &mut outcomes {
+            Ok(outcomes) => match outcomes.next() {
+                Some(Ok(committed)) => Ok(committed),
+                Some(Err(Refusal::Conflict(key, revision))) => Err(CommitError::Conflict(key, revision)),
+                Some(Err(Refusal::Deposed)) => Err(CommitError::Deposed),
+                None => Err(CommitError::Unknown),
+            },
+            Err(CommitError::NoQuorum) if under_epoch => Err(CommitError::Deposed),
+            Err(error) => Err(error.clone()),
+        };
+        // Whoever asked may have stopped waiting.
+        let _ = answer.send(told);
+    }
+}
+
+/// Users' writes go to whoever leads. Those under an epoch go nowhere: the epoch is over.
+async fn forward(transport: &dyn Transport, leader: &ForwardToLeader<TypeConfig>, batch: Batch) -> Result<Outcomes, CommitError> {
+    let Some(target) = target(leader) else { return Err(CommitError::NoQuorum) };
+    // Under another leader they are refused at apply, wherever they go; only the others need the way.
+    transport.propose(&target, batch).await.map_err(|error| match error {
+        ForwardError::Nothing => CommitError::NoQuorum,
+        ForwardError::Unknown => CommitError::Unknown,
+    })
+}
+
+pub(crate) fn target(leader: &ForwardToLeader<TypeConfig>) -> Option<Target> {
+    let id = leader.leader_id?;
+    Some(Target { id, address: leader.leader_node.as_ref().map(|node| node.addr.clone()).unwrap_or_default() })
+}

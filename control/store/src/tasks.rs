@@ -1,0 +1,124 @@
+//! Everything of the store that runs by itself: the disk thread, the proposer, the watch over leadership and the
+//! housekeeping. They end with the store.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::config::Limits;
+use crate::io::{self as disk, IoHandle, Writer};
+use crate::open::{Found, OpenError, open};
+use crate::propose::{self, Waiting};
+use crate::raft::Raft;
+use crate::raft::log::Tail;
+use crate::raft::machine::Served;
+use crate::raft::transport::Transport;
+use crate::config::StoreConfig;
+use crate::txn::Epoch;
+
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Tasks that are stopped when this is dropped.
+#[derive(Default)]
+pub(crate) struct Owned(Mutex<Vec<JoinHandle<()>>>);
+
+impl Owned {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.lock().push(tokio::spawn(task));
+    }
+
+    pub fn stop(&self) {
+        for task in self.0.lock().drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Reads a data directory without holding up an async worker.
+pub(crate) async fn open_blocking(config: StoreConfig) -> Result<Found, OpenError> {
+    let dir = config.dir.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&config)).await;
+    opened.unwrap_or_else(|panic| Err(OpenError::Io { file: dir, cause: io::Error::other(panic.to_string()) }))
+}
+
+/// Starts the disk thread. The receiver learns when it has ended and let go of the disk.
+pub(crate) fn start_disk(writer: Writer) -> io::Result<(IoHandle, oneshot::Receiver<()>)> {
+    let (jobs, queue) = std::sync::mpsc::channel();
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new().name("raft-io".into()).spawn(move || {
+        disk::run(writer, queue);
+        // Nobody may be waiting for it.
+        let _ = ended.send(());
+    })?;
+    Ok((IoHandle::Thread(jobs), end))
+}
+
+pub(crate) fn start_proposer(owned: &Owned, raft: Raft, transport: Arc<dyn Transport>, limits: &Limits) -> mpsc::Sender<Waiting> {
+    let (sender, queue) = mpsc::channel(limits.proposals);
+    owned.spawn(propose::run(raft, transport, limits.entry_bytes, queue));
+    sender
+}
+
+/// Keeps `leadership` true: this replica leads, and has applied an entry of its own reign.
+pub(crate) fn start_leadership(owned: &Owned, raft: &Raft, served: &Served, leadership: watch::Sender<Option<Epoch>>) {
+    let mut metrics = raft.server_metrics();
+    let mut applied_under = served.applied_under.subscribe();
+    owned.spawn(async move {
+        loop {
+            let reign = {
+                let server = metrics.borrow_watched();
+                let epoch = Epoch { term: server.vote.leader_id.term, node: server.vote.leader_id.node_id };
+                let leads = server.state == ServerState::Leader && server.vote.committed && epoch.node == server.id;
+                leads.then_some(epoch)
+            };
+            let reign = reign.filter(|epoch| *applied_under.borrow_and_update() == Some(*epoch));
+            leadership.send_if_modified(|now| std::mem::replace(now, reign) != reign);
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { break },
+                changed = applied_under.changed() => if changed.is_err() { break },
+            }
+        }
+        leadership.send_replace(None);
+    });
+}
+
+/// Lets old events go and keeps the log within its bytes.
+pub(crate) fn start_housekeeping(owned: &Owned, raft: Raft, served: &Arc<Served>, tail: &Arc<Mutex<Tail>>, limits: &Limits) {
+    let (hub, tail, log_bytes) = (served.hub.clone(), tail.clone(), limits.log_bytes);
+    owned.spawn(async move {
+        let mut tick = interval(HOUSEKEEPING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = 0_u64;
+        loop {
+            tick.tick().await;
+            rounds += 1;
+            if rounds.is_multiple_of(12) {
+                hub.expire(Instant::now());
+            }
+            let over = tail.lock().purge_point(log_bytes);
+            if let Some(index) = over {
+                // A snapshot is free; the purge needs one that covers it.
+                let purged = match raft.trigger().snapshot().await {
+                    Ok(_) => raft.trigger().purge_log(index).await,
+                    Err(error) => Err(error),
+                };
+                if purged.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+}
