@@ -1,0 +1,273 @@
+//! What happens to every request, in order. [`run`] is the list; each step is one function.
+//!
+//! Upstream: apiserver/pkg/server/config.go (`DefaultBuildHandlerChain`). No step may hold a request longer than its deadline.
+
+use crate::body::Body;
+use crate::info::RequestInfo;
+use crate::negotiate::{self, Accepted};
+use crate::query::Query;
+use crate::respond;
+use crate::router;
+use crate::server::{ApiServer, Peer};
+use crate::views::View;
+use caravel_api::ApiError;
+use caravel_auth::impersonation::{self, ImpersonationError};
+use caravel_auth::{Attributes, UserInfo};
+use caravel_exporter::Observation;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A request that is neither a watch nor another long-running one is answered within this.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Longest path and query.
+const MAX_URI: usize = 64 * 1024;
+
+/// A request on its way: what is known of it.
+pub(crate) struct Ask {
+    pub method: Method,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub user: UserInfo,
+    pub accepted: Accepted,
+    pub audit: HeaderValue,
+}
+
+impl Ask {
+    fn new(request: &Request<Body>) -> Self {
+        let query = Query::parse(request.uri().query());
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let id = uuid::Uuid::new_v4().to_string();
+        Self {
+            method: request.method().clone(),
+            accepted: Accepted::default(),
+            headers: request.headers().clone(),
+            user: UserInfo::anonymous(),
+            audit: HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("")),
+            info,
+            query,
+        }
+    }
+
+    /// Watches, logs and upgraded connections last as long as they last.
+    pub(crate) fn is_long_running(&self) -> bool {
+        self.info.verb == "watch"
+            || matches!(self.info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+            || self.info.subresource == "log"
+    }
+
+    pub(crate) fn user_agent(&self) -> Option<&str> {
+        self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// Answers one request, whatever happens.
+pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Response<Body> {
+    if is_grpc(&request) {
+        return grpc(api, request).await;
+    }
+    let started = Instant::now();
+    let mut ask = Ask::new(&request);
+    let outcome = AssertUnwindSafe(run(api, &mut ask, request)).catch_unwind().await;
+    let mut response = match outcome {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => respond::error(&error, ask.accepted),
+        Err(_) => {
+            tracing::error!(path = %ask.info.path, user = %ask.user.name, "a request's handler panicked");
+            respond::error(&ApiError::internal("This request caused apiserver to panic. Look in the logs for details."), ask.accepted)
+        }
+    };
+    if negotiate::takes_gzip(&ask.headers) && ask.info.verb != "watch" {
+        response = respond::gzip(response);
+    }
+    response.headers_mut().insert("audit-id", ask.audit.clone());
+    record(api, &ask, &response, started);
+    response
+}
+
+/// The list.
+async fn run(api: &Arc<ApiServer>, ask: &mut Ask, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    limit_uri(&request)?;
+    authenticate(api, ask, &request)?;
+    impersonate(api, ask)?;
+    audit(ask);
+    authorize(api, ask)?;
+    negotiate_form(ask)?;
+    let _running = if ask.is_long_running() || ask.user.is_master() { None } else { Some(api.flow.enter().await?) };
+    let _counted = (!ask.is_long_running()).then(|| api.metrics.in_flight(!matches!(ask.method, Method::GET | Method::HEAD)));
+    if ask.is_long_running() {
+        return router::route(api, ask, request).await;
+    }
+    tokio::time::timeout(DEADLINE, router::route(api, ask, request))
+        .await
+        .map_err(|_| ApiError::timeout("request did not complete within the allotted timeout", 0))?
+}
+
+fn limit_uri(request: &Request<Body>) -> Result<(), ApiError> {
+    let length = request.uri().path_and_query().map_or(0, |text| text.as_str().len());
+    if length > MAX_URI { Err(ApiError::new(414, "RequestURITooLong", "the request URI is too long")) } else { Ok(()) }
+}
+
+fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Result<(), ApiError> {
+    let peer = request.extensions().get::<Peer>();
+    let certificates = peer.map(|peer| &*peer.certificates).unwrap_or_default();
+    // A caller in this process may bring its identity; nothing that came over a socket can.
+    if let Some(user) = request.extensions().get::<UserInfo>() {
+        ask.user = user.clone();
+        return Ok(());
+    }
+    let snapshot = api.store.snapshot();
+    match api.authenticator.authenticate(&ask.headers, certificates, &View(&snapshot)) {
+        Ok(Some(found)) => ask.user = found.user,
+        Ok(None) => {}
+        Err(error) => {
+            tracing::info!(%error, path = %ask.info.path, "unauthenticated");
+            return Err(ApiError::unauthorized());
+        }
+    }
+    ask.headers.remove(header::AUTHORIZATION);
+    Ok(())
+}
+
+fn impersonate(api: &ApiServer, ask: &mut Ask) -> Result<(), ApiError> {
+    let refused = |error: ImpersonationError| match error {
+        ImpersonationError::Forbidden(message) => ApiError::new(403, "Forbidden", message),
+        error @ (ImpersonationError::NoUser(_) | ImpersonationError::Unreadable(_)) => ApiError::internal(error),
+    };
+    let Some(wanted) = impersonation::requested(&ask.headers).map_err(refused)? else { return Ok(()) };
+    let snapshot = api.store.snapshot();
+    ask.user = impersonation::impersonate(&ask.user, wanted, &View(&snapshot)).map_err(refused)?;
+    Ok(())
+}
+
+fn audit(ask: &Ask) {
+    tracing::debug!(
+        target: "audit",
+        id = ?ask.audit,
+        user = %ask.user.name,
+        verb = %ask.info.verb,
+        path = %ask.info.path,
+        "request"
+    );
+}
+
+fn authorize(api: &ApiServer, ask: &Ask) -> Result<(), ApiError> {
+    if ask.user.is_master() {
+        return Ok(());
+    }
+    let info = &ask.info;
+    let fields: Vec<(String, String)> = ask
+        .query
+        .text("fieldSelector")
+        .and_then(|text| caravel_api::selector::parse_fields(text).ok())
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|field| field.equal)
+        .map(|field| (field.path, field.value))
+        .collect();
+    let attributes = if info.is_resource {
+        Attributes {
+            user: &ask.user,
+            verb: &info.verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            path: "",
+            fields: &fields,
+        }
+    } else {
+        Attributes::path(&ask.user, &info.verb, &info.path)
+    };
+    let snapshot = api.store.snapshot();
+    let decision = api.authorizer.authorize(&attributes, &View(&snapshot));
+    if decision.is_allowed() {
+        return Ok(());
+    }
+    let mut error = if info.is_resource {
+        ApiError::forbidden_because(&info.group, &info.resource, &info.name, "")
+    } else {
+        ApiError::forbidden_path(&ask.user.name, &info.verb, &info.path)
+    };
+    error.message = attributes.forbidden_message(decision.reason());
+    Err(error)
+}
+
+fn negotiate_form(ask: &mut Ask) -> Result<(), ApiError> {
+    let agent = ask.user_agent().unwrap_or_default();
+    let person = agent.starts_with("curl") || agent.starts_with("Wget") || agent.starts_with("Mozilla/");
+    let pretty = ask.query.get("pretty").map_or(person, |_| ask.query.flag("pretty"));
+    match negotiate::accept(&ask.headers, pretty) {
+        Some(accepted) => ask.accepted = accepted,
+        // What is no API object (metrics, health, OpenAPI, proxies) speaks for itself.
+        None if !ask.info.is_resource || matches!(ask.info.subresource.as_str(), "log" | "proxy" | "exec" | "attach" | "portforward") => {}
+        None => return Err(ApiError::not_acceptable(respond::OFFERED)),
+    }
+    Ok(())
+}
+
+fn is_grpc(request: &Request<Body>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+async fn grpc(api: &ApiServer, request: Request<Body>) -> Response<Body> {
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    let Some(routes) = api.grpc.clone() else {
+        return respond::error(&ApiError::not_implemented("this server offers no gRPC services"), Accepted::default());
+    };
+    let request = request.map(tonic::body::Body::new);
+    match routes.oneshot(request).await {
+        Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+        Err(never) => match never {},
+    }
+}
+
+fn record(api: &ApiServer, ask: &Ask, response: &Response<Body>, started: Instant) {
+    let info = &ask.info;
+    let known = info.is_resource && caravel_api::kinds::by_resource(&info.group, &info.version, &info.resource).is_some();
+    let verb = match (info.verb.as_str(), info.is_resource) {
+        ("create", true) => "POST",
+        ("update", true) => "PUT",
+        ("patch", true) if is_apply(&ask.headers) => "APPLY",
+        ("patch", true) => "PATCH",
+        ("list", _) => "LIST",
+        ("watch", _) => "WATCH",
+        ("delete", _) => "DELETE",
+        ("deletecollection", _) => "DELETECOLLECTION",
+        ("get", _) => "GET",
+        _ => "OTHER",
+    };
+    let scope = match (known, info.name.is_empty(), info.namespace.is_empty()) {
+        (false, ..) => "",
+        (true, false, _) => "resource",
+        (true, true, false) => "namespace",
+        (true, true, true) => "cluster",
+    };
+    // Names that nobody serves must not make metrics grow without bound.
+    let label = |text: &'_ str| if known { text.to_owned() } else { String::new() };
+    let (group, version, resource) = (label(&info.group), label(&info.version), label(&info.resource));
+    let row = caravel_api::kinds::by_resource(&info.group, &info.version, &info.resource);
+    let subresource = row.and_then(|row| row.subresource(&info.subresource)).map_or("", |sub| sub.name);
+    api.metrics.observe(&Observation {
+        verb,
+        group: &group,
+        version: &version,
+        resource: &resource,
+        subresource,
+        scope,
+        code: response.status().as_u16(),
+        dry_run: ask.query.text("dryRun") == Some("All"),
+        took: started.elapsed(),
+    });
+}
+
+fn is_apply(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.starts_with("application/apply-patch"))
+}
