@@ -4,57 +4,50 @@
 
 use std::collections::BTreeMap;
 
-use caravel_api::{FieldError, FieldErrors, Path};
+use caravel_api::selector::Selector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::found::{At, Found};
 use crate::names;
 
 /// What is wrong with a set of labels.
-pub fn validate(errors: &mut FieldErrors, set: &BTreeMap<String, String>, path: &Path) {
+pub fn validate(found: &mut Found, set: &BTreeMap<String, String>, at: &At) {
     for (key, value) in set {
-        key_at(errors, key, path);
-        for fault in names::label_value(value) {
-            errors.push(FieldError::invalid(path, value.as_str(), fault));
-        }
+        validate_key(found, key, at);
+        found.faults(at, value, names::label_value(value));
     }
 }
 
 /// What is wrong with a label's key.
-pub fn key_at(errors: &mut FieldErrors, key: &str, path: &Path) {
-    for fault in names::qualified_name(key) {
-        errors.push(FieldError::invalid(path, key, fault));
-    }
+pub fn validate_key(found: &mut Found, key: &str, at: &At) {
+    found.faults(at, key, names::qualified_name(key));
 }
 
 /// What is wrong with a selector.
-pub fn validate_selector(errors: &mut FieldErrors, selector: &LabelSelector, path: &Path) {
+pub fn validate_selector(found: &mut Found, selector: &LabelSelector, at: &At) {
     if let Some(set) = &selector.match_labels {
-        validate(errors, set, &path.child("matchLabels"));
+        validate(found, set, &at.child("matchLabels"));
     }
-    for (at, rule) in selector.match_expressions.iter().flatten().enumerate() {
-        let path = path.child("matchExpressions").index(at);
-        let values = rule.values.as_deref().unwrap_or_default();
+    for (index, rule) in selector.match_expressions.iter().flatten().enumerate() {
+        let (list, values) = (at.child("matchExpressions"), rule.values.as_deref().unwrap_or_default());
+        let at = list.index(index);
+        let values_at = at.child("values");
         match rule.operator.as_str() {
             "In" | "NotIn" => {
                 if values.is_empty() {
-                    errors.push(FieldError::required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"));
+                    found.required(&values_at, "must be specified when `operator` is 'In' or 'NotIn'");
                 }
             }
             "Exists" | "DoesNotExist" => {
                 if !values.is_empty() {
-                    errors.push(FieldError::forbidden(
-                        &path.child("values"),
-                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-                    ));
+                    found.forbidden(&values_at, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
                 }
             }
-            other => errors.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => found.invalid(&at.child("operator"), other, "not a valid selector operator"),
         }
-        key_at(errors, &rule.key, &path.child("key"));
-        for (at, value) in values.iter().enumerate() {
-            for fault in names::label_value(value) {
-                errors.push(FieldError::invalid(&path.child("values").index(at), value.as_str(), fault));
-            }
+        validate_key(found, &rule.key, &at.child("key"));
+        for (index, value) in values.iter().enumerate() {
+            found.faults(&values_at.index(index), value, names::label_value(value));
         }
     }
 }
@@ -64,21 +57,10 @@ pub fn is_empty(selector: &LabelSelector) -> bool {
     selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty) && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }
 
-/// Does it select what carries these labels? An unknown operator selects nothing.
+/// Does it select what carries these labels? A selector that is not valid selects nothing.
 pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
-    let value = |key: &str| labels.and_then(|labels| labels.get(key));
-    selector.match_labels.iter().flatten().all(|(key, wanted)| value(key) == Some(wanted))
-        && selector.match_expressions.iter().flatten().all(|rule| {
-            let found = value(&rule.key);
-            let listed = found.is_some_and(|found| rule.values.iter().flatten().any(|value| value == found));
-            match rule.operator.as_str() {
-                "In" => listed,
-                "NotIn" => !listed,
-                "Exists" => found.is_some(),
-                "DoesNotExist" => found.is_none(),
-                _ => false,
-            }
-        })
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    Selector::from_label_selector(Some(selector)).is_ok_and(|selector| selector.matches(labels.unwrap_or(&NONE)))
 }
 
 #[cfg(test)]

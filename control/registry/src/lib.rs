@@ -7,8 +7,10 @@
 
 mod decode;
 mod empties;
+mod found;
 mod labels;
 mod names;
+mod quantities;
 mod object;
 mod resource;
 mod strategy;

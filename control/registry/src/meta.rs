@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use caravel_api::{FieldError, FieldErrors, Path};
+use caravel_api::FieldErrors;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::json;
 
+use crate::found::{At, Found, text};
 use crate::labels;
 use crate::names;
 
@@ -28,7 +29,7 @@ pub enum NameRule {
 }
 
 impl NameRule {
-    fn faults(self, name: &str) -> names::Faults {
+    fn faults(self, name: &str) -> names::Problems {
         match self {
             NameRule::DnsSubdomain => names::dns_subdomain(name),
             NameRule::DnsLabel => names::dns_label(name),
@@ -43,7 +44,7 @@ impl NameRule {
     }
 
     /// A prefix may end with a dash: what follows is generated.
-    fn prefix_faults(self, prefix: &str) -> names::Faults {
+    fn prefix_faults(self, prefix: &str) -> names::Problems {
         match prefix.strip_suffix('-') {
             Some(stem) if self != NameRule::PathSegment => self.faults(&format!("{stem}a")),
             _ => self.faults(prefix),
@@ -53,29 +54,30 @@ impl NameRule {
 
 /// What is wrong with the metadata of a new object.
 pub fn validate(meta: &ObjectMeta, rule: NameRule, namespaced: bool) -> FieldErrors {
-    let mut errors = FieldErrors::new();
-    let path = Path::new("metadata");
-    if let Some(prefix) = some(&meta.generate_name) {
-        invalid_each(&mut errors, || path.child("generateName"), prefix, rule.prefix_faults(prefix));
+    let mut found = Found::new();
+    let at = At::Root.child("metadata");
+    if let Some(prefix) = text(&meta.generate_name) {
+        found.faults(&at.child("generateName"), prefix, rule.prefix_faults(prefix));
     }
-    match some(&meta.name) {
-        None => errors.push(FieldError::required(&path.child("name"), "name or generateName is required")),
-        Some(name) => invalid_each(&mut errors, || path.child("name"), name, rule.faults(name)),
+    match text(&meta.name) {
+        None => found.required(&at.child("name"), "name or generateName is required"),
+        Some(name) => found.faults(&at.child("name"), name, rule.faults(name)),
     }
-    match (namespaced, some(&meta.namespace)) {
-        (true, None) => errors.push(FieldError::required(&path.child("namespace"), "")),
-        (true, Some(namespace)) => invalid_each(&mut errors, || path.child("namespace"), namespace, names::dns_label(namespace)),
-        (false, Some(_)) => errors.push(FieldError::forbidden(&path.child("namespace"), "not allowed on this type")),
+    let namespace_at = at.child("namespace");
+    match (namespaced, text(&meta.namespace)) {
+        (true, None) => found.required(&namespace_at, ""),
+        (true, Some(namespace)) => found.faults(&namespace_at, namespace, names::dns_label(namespace)),
+        (false, Some(_)) => found.forbidden(&namespace_at, "not allowed on this type"),
         (false, None) => {}
     }
-    shared(&mut errors, meta, &path);
-    errors
+    shared(&mut found, meta, &at);
+    found.into_errors()
 }
 
 /// What is wrong with changing the metadata `old` into `new`.
 pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors {
-    let mut errors = FieldErrors::new();
-    let path = Path::new("metadata");
+    let mut found = Found::new();
+    let at = At::Root.child("metadata");
     if old.deletion_timestamp.is_some() {
         let before = old.finalizers.as_deref().unwrap_or_default();
         let mut added: Vec<&String> = new.finalizers.iter().flatten().filter(|finalizer| !before.contains(finalizer)).collect();
@@ -83,39 +85,35 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors {
             added.sort();
             added.dedup();
             let added: Vec<String> = added.iter().map(|finalizer| format!("{finalizer:?}")).collect();
-            errors.push(FieldError::forbidden(
-                &path.child("finalizers"),
-                format!(
-                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                    added.join(", ")
-                ),
-            ));
+            let said = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
+            );
+            found.forbidden(&at.child("finalizers"), said);
         }
     }
     if let (Some(new), Some(old)) = (new.generation, old.generation)
         && new < old
     {
-        errors.push(FieldError::invalid(&path.child("generation"), new, "must not be decremented"));
+        found.invalid(&at.child("generation"), new, "must not be decremented");
     }
-    immutable(&mut errors, &path, "name", &new.name, &old.name);
-    immutable(&mut errors, &path, "namespace", &new.namespace, &old.namespace);
-    immutable(&mut errors, &path, "uid", &new.uid, &old.uid);
-    immutable(&mut errors, &path, "creationTimestamp", &new.creation_timestamp, &old.creation_timestamp);
-    immutable(&mut errors, &path, "deletionTimestamp", &new.deletion_timestamp, &old.deletion_timestamp);
-    immutable(
-        &mut errors,
-        &path,
-        "deletionGracePeriodSeconds",
+    found.immutable(&at.child("name"), &new.name, &old.name);
+    found.immutable(&at.child("namespace"), &new.namespace, &old.namespace);
+    found.immutable(&at.child("uid"), &new.uid, &old.uid);
+    found.immutable(&at.child("creationTimestamp"), &new.creation_timestamp, &old.creation_timestamp);
+    found.immutable(&at.child("deletionTimestamp"), &new.deletion_timestamp, &old.deletion_timestamp);
+    found.immutable(
+        &at.child("deletionGracePeriodSeconds"),
         &new.deletion_grace_period_seconds,
         &old.deletion_grace_period_seconds,
     );
-    shared(&mut errors, new, &path);
-    errors
+    shared(&mut found, new, &at);
+    found.into_errors()
 }
 
 /// Puts into `new` what a writer may leave out or never changes.
 pub fn carry(new: &mut ObjectMeta, old: &ObjectMeta) {
-    if some(&new.uid).is_none() {
+    if text(&new.uid).is_none() {
         new.uid.clone_from(&old.uid);
     }
     new.creation_timestamp.clone_from(&old.creation_timestamp);
@@ -130,7 +128,7 @@ pub fn carry(new: &mut ObjectMeta, old: &ObjectMeta) {
         new.deletion_timestamp = None;
         new.deletion_grace_period_seconds = None;
     }
-    if some(&new.generate_name).is_none() {
+    if text(&new.generate_name).is_none() {
         new.generate_name.clone_from(&old.generate_name);
     }
 }
@@ -148,87 +146,59 @@ pub fn same(a: &ObjectMeta, b: &ObjectMeta) -> bool {
     stripped(a) == stripped(b)
 }
 
-fn some(text: &Option<String>) -> Option<&str> {
-    text.as_deref().filter(|text| !text.is_empty())
-}
-
-fn invalid_each(errors: &mut FieldErrors, path: impl Fn() -> Path, value: &str, faults: names::Faults) {
-    errors.extend(faults.into_iter().map(|fault| FieldError::invalid(&path(), value, fault)));
-}
-
-fn immutable<T: PartialEq + serde::Serialize>(errors: &mut FieldErrors, path: &Path, name: &str, new: &Option<T>, old: &Option<T>) {
-    if new != old {
-        errors.push(FieldError::immutable(&path.child(name), json!(new)));
-    }
-}
-
-fn shared(errors: &mut FieldErrors, meta: &ObjectMeta, path: &Path) {
-    if let Some(generation) = meta.generation.filter(|generation| *generation < 0) {
-        errors.push(FieldError::invalid(&path.child("generation"), generation, "must be greater than or equal to 0"));
+fn shared(found: &mut Found, meta: &ObjectMeta, at: &At) {
+    if let Some(generation) = meta.generation {
+        found.not_negative(&at.child("generation"), generation);
     }
     if let Some(set) = &meta.labels {
-        labels::validate(errors, set, &path.child("labels"));
+        labels::validate(found, set, &at.child("labels"));
     }
     if let Some(set) = &meta.annotations {
-        annotations(errors, set, &path.child("annotations"));
+        annotations(found, set, &at.child("annotations"));
     }
     if let Some(owners) = &meta.owner_references {
-        owner_references(errors, owners, &path.child("ownerReferences"));
+        owner_references(found, owners, &at.child("ownerReferences"));
     }
     if let Some(names) = &meta.finalizers {
-        finalizers(errors, names, &path.child("finalizers"));
+        finalizers(found, names, &at.child("finalizers"));
     }
 }
 
 /// What is wrong with a set of annotations.
-pub fn annotations(errors: &mut FieldErrors, set: &BTreeMap<String, String>, path: &Path) {
+pub fn annotations(found: &mut Found, set: &BTreeMap<String, String>, at: &At) {
     let mut size = 0;
     for (key, value) in set {
         // Keys are compared without case, as upstream does.
-        let faults = if key.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            names::qualified_name(&key.to_lowercase())
-        } else {
-            names::qualified_name(key)
-        };
-        invalid_each(errors, || path.clone(), key, faults);
+        let upper = key.bytes().any(|byte| byte.is_ascii_uppercase());
+        found.faults(at, key, if upper { names::qualified_name(&key.to_lowercase()) } else { names::qualified_name(key) });
         size += key.len() + value.len();
     }
     if size > ANNOTATIONS_MAX {
-        errors.push(FieldError::too_long(path, ANNOTATIONS_MAX));
+        found.too_long(at, ANNOTATIONS_MAX);
     }
 }
 
-fn owner_references(errors: &mut FieldErrors, owners: &[OwnerReference], path: &Path) {
+fn owner_references(found: &mut Found, owners: &[OwnerReference], at: &At) {
     let mut controller: Option<&OwnerReference> = None;
     for owner in owners {
-        let mut invalid = |name: &str, value: &str, detail: &str| {
-            errors.push(FieldError::invalid(&path.child(name), value, detail));
-        };
         if owner.api_version.is_empty() || owner.api_version.matches('/').count() > 1 {
-            invalid("apiVersion", &owner.api_version, "version must not be empty");
+            found.invalid(&at.child("apiVersion"), owner.api_version.as_str(), "version must not be empty");
         }
-        if owner.kind.is_empty() {
-            invalid("kind", &owner.kind, "must not be empty");
-        }
-        if owner.name.is_empty() {
-            invalid("name", &owner.name, "must not be empty");
-        }
-        if owner.uid.is_empty() {
-            invalid("uid", &owner.uid, "must not be empty");
+        for (name, value) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
+            if value.is_empty() {
+                found.invalid(&at.child(name), value.as_str(), "must not be empty");
+            }
         }
         if owner.api_version == "v1" && owner.kind == "Event" {
-            errors.push(FieldError::invalid(path, json!(owner), "/v1, Kind=Event is disallowed from being an owner"));
+            found.invalid(at, json!(owner), "/v1, Kind=Event is disallowed from being an owner");
         }
         if owner.controller == Some(true) {
             if let Some(first) = controller {
-                errors.push(FieldError::invalid(
-                    path,
-                    json!(owners),
-                    format!(
-                        "Only one reference can have Controller set to true. Found \"true\" in references for {}/{} and {}/{}",
-                        first.kind, first.name, owner.kind, owner.name
-                    ),
-                ));
+                let said = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {}/{} and {}/{}",
+                    first.kind, first.name, owner.kind, owner.name
+                );
+                found.invalid(at, json!(owners), said);
             } else {
                 controller = Some(owner);
             }
@@ -239,33 +209,27 @@ fn owner_references(errors: &mut FieldErrors, owners: &[OwnerReference], path: &
 /// Names without a domain that are finalizers nevertheless.
 const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
 
-fn finalizers(errors: &mut FieldErrors, names: &[String], path: &Path) {
-    for (at, name) in names.iter().enumerate() {
-        finalizer(errors, name, path);
-        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name.as_str()) {
-            errors.push(FieldError::invalid(
-                &path.index(at),
-                name.as_str(),
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
-        }
+fn finalizers(found: &mut Found, list: &[String], at: &At) {
+    for (index, name) in list.iter().enumerate() {
+        found.faults(at, name, names::qualified_name(name));
+        standard_finalizer(found, name, &at.index(index));
     }
-    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let has = |wanted: &str| list.iter().any(|name| name == wanted);
     if has("orphan") && has("foregroundDeletion") {
-        errors.push(FieldError::invalid(path, json!(names), "finalizer orphan and foregroundDeletion cannot be both set"));
+        found.invalid(at, json!(list), "finalizer orphan and foregroundDeletion cannot be both set");
     }
 }
 
-fn finalizer(errors: &mut FieldErrors, name: &str, path: &Path) {
-    invalid_each(errors, || path.clone(), name, names::qualified_name(name));
+fn standard_finalizer(found: &mut Found, name: &str, at: &At) {
+    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+        found.invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified");
+    }
 }
 
 /// One of a Namespace's own finalizers.
-pub fn namespace_finalizer(errors: &mut FieldErrors, name: &str, path: &Path) {
-    finalizer(errors, name, path);
-    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-        errors.push(FieldError::invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified"));
-    }
+pub fn namespace_finalizer(found: &mut Found, name: &str, at: &At) {
+    found.faults(at, name, names::qualified_name(name));
+    standard_finalizer(found, name, at);
 }
 
 #[cfg(test)]
