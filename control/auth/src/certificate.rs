@@ -161,3 +161,9 @@ fn validity(params: &mut CertificateParams, now: SystemTime, ttl: Duration) {
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
 }
+
+/// SHA-256 (hex) of the first certificate of a PEM text: how join tokens name a cluster CA.
+pub fn hash_of_first(pem: &str) -> Option<String> {
+    use sha2::Digest as _;
+    parse_pem(pem).first().map(|der| hex::encode(sha2::Sha256::digest(der)))
+}
