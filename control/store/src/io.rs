@@ -108,6 +108,9 @@ pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
             waiting.push(job);
         }
         writer.turn(std::mem::take(&mut waiting));
+        if writer.stopping {
+            break;
+        }
         writer.step();
     }
     writer.finish();
@@ -172,6 +175,7 @@ pub(crate) struct Writer {
     install: Option<Install>,
     stale: Vec<u64>,
     failed: Option<String>,
+    stopping: bool,
 }
 
 impl Writer {
@@ -193,6 +197,7 @@ impl Writer {
             install: None,
             stale: resume.stale,
             failed: None,
+            stopping: false,
         }
     }
 
@@ -324,6 +329,7 @@ impl Writer {
             Job::Shutdown { reply } => {
                 done.push(Done::Reply(reply));
                 *flush = true;
+                self.stopping = true;
                 self.write_log()?;
                 self.write_state()?;
             }
