@@ -6,7 +6,7 @@ LAB := /var/lib/caravel-lab/default
 IMAGES := /var/lib/caravel-lab/images
 export CARAVEL LAB IMAGES
 
-.PHONY: help build up down test lint bench deps images
+.PHONY: help build up down test lint bench vm deps images
 
 help:
 	@echo "make up     build, start a cluster on this machine, run nginx on it, show its answer"
@@ -14,6 +14,7 @@ help:
 	@echo "make test   everything that is tested"
 	@echo "make lint   formatting, lints, licences"
 	@echo "make bench  speed beside a peer measured in the same run"
+	@echo "make vm     a pod under systemd and cgroup v2, in an emulated machine (minutes)"
 	@echo "make build  the release program: $(CARAVEL)"
 
 deps:
@@ -45,3 +46,6 @@ lint:
 
 bench: build images
 	@tests/bench/run
+
+vm: build images
+	@deploy/vm/run
