@@ -11,6 +11,7 @@ traces() { # what a lab leaves in the machine, if it leaves anything
   pgrep -fc "$(basename "$CARAVEL") " || true
 }
 before=$(traces)
+same() { [[ $(traces) == "$before" ]]; }
 for way in down crash; do
   "$CARAVEL" lab up --dir "$other" --servers 1 --nodes 1
   has "$("$CARAVEL" lab status --dir "$other" --output json)" '"name":"node-1"'
@@ -22,7 +23,7 @@ for way in down crash; do
     "$CARAVEL" lab kill --dir "$other" server-1
   fi
   "$CARAVEL" lab down --dir "$other"
-  eventually 10 test "$(traces)" = "$before"
+  eventually 10 same
   ok "nothing is left after $way"
 done
 rm -rf "$(dirname "$other")"
