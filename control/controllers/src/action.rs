@@ -31,12 +31,13 @@ pub struct Deletion {
     pub revision: Option<Revision>,
 }
 
-/// Which event tells how an action ended. `{name}` in `done` is the object's name, `{error}` in `failed` the refusal.
+/// Which event (reason and message) tells how an action ended. `{name}` in `done` is the object's name, `{error}` in
+/// `failed` the refusal; an empty reason tells nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
     pub about: ObjectReference,
-    pub done: (&'static str, &'static str),
-    pub failed: (&'static str, &'static str),
+    pub done: (&'static str, String),
+    pub failed: (&'static str, String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -138,7 +139,7 @@ impl fmt::Display for Action {
 /// What is to be done, in order, and when to look again even if nothing changes.
 ///
 /// Consecutive creates are carried out in batches of 1, 2, 4, ... and end at the first batch in which one fails
-/// (upstream's slow start); consecutive deletes go together. An action that fails ends the plan, but for that.
+/// (upstream's slow start); consecutive deletes go together. An action that fails ends the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     pub actions: Vec<Action>,

@@ -51,9 +51,7 @@ impl CarryOut<'_> {
             while let Some(next) = rest.next_if(goes_with) {
                 together.push(next);
             }
-            let single = together.len() == 1 && !matches!(together[0], Action::Create { .. } | Action::Delete { .. });
-            let all_done = self.together(together, &mut done).await;
-            if done.unknown || (single && !all_done) {
+            if !self.together(together, &mut done).await {
                 break;
             }
         }
@@ -81,7 +79,7 @@ impl CarryOut<'_> {
                     }
                 }
             }
-            if done.unknown || (slow && !all_done) {
+            if !all_done && (slow || done.unknown) {
                 return all_done;
             }
             if slow {
@@ -123,6 +121,9 @@ impl CarryOut<'_> {
     }
 
     fn emit(&self, record: EventRecord) {
+        if record.reason.is_empty() {
+            return;
+        }
         if let Err(error) = self.events.try_send(record) {
             tracing::debug!(controller = self.identity, %error, "an event was dropped: the recorder is behind");
         }

@@ -15,6 +15,8 @@ pub mod recorder;
 pub mod row;
 pub mod settings;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 pub mod workload;
 
 pub use action::{Action, Deletion, Note, Outcomes, Plan, Propagation};
@@ -25,4 +27,4 @@ pub use settings::Settings;
 pub use tasks::run;
 
 /// Every controller, in the order in which they start.
-pub static CONTROLLERS: &[Row] = &[workload::replica_set::CONTROLLER];
+pub static CONTROLLERS: &[Row] = &[workload::deployment::CONTROLLER, workload::replica_set::CONTROLLER];

@@ -50,10 +50,14 @@ fn reconcile(cluster: &Snapshot, key: &ObjectName, situation: &Situation<'_>) ->
     }
     let active: Vec<Arc<Pod>> = claimed.mine.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
     let mut plan = Plan::nothing();
+    status(&set, &active, &claimed.mine, situation, &mut plan);
     if set.metadata.deletion_timestamp.is_none() {
         scale(cluster, &set, &active, situation, &mut plan)?;
     }
-    status(&set, &active, &claimed.mine, situation, &mut plan);
+    if situation.last.refused.is_empty() {
+        // Pods first. After a refusal the status that tells of it goes first: another refusal ends the plan.
+        plan.actions.sort_by_key(|action| matches!(action, Action::UpdateStatus { .. }));
+    }
     Ok(plan)
 }
 
@@ -63,14 +67,14 @@ fn wanted(set: &ReplicaSet) -> usize {
 
 fn scale(cluster: &Snapshot, set: &ReplicaSet, active: &[Arc<Pod>], situation: &Situation<'_>, plan: &mut Plan) -> Result<(), Undecodable> {
     let wanted = wanted(set);
-    let note = Note { about: reference(set), done: ("SuccessfulCreate", "Created pod: {name}"), failed: ("FailedCreate", "Error creating: {error}") };
+    let note = Note { about: reference(set), done: ("SuccessfulCreate", "Created pod: {name}".to_owned()), failed: ("FailedCreate", "Error creating: {error}".to_owned()) };
     for _ in active.len()..wanted.min(active.len() + BURST) {
         plan.push(Action::create(&pod(set)).noted(note.clone()));
     }
     if active.len() > wanted {
         let mut ranked = active.to_vec();
         ranking::sort(&mut ranked, &related(cluster, set, active)?, situation.now);
-        let note = Note { about: reference(set), done: ("SuccessfulDelete", "Deleted pod: {name}"), failed: ("FailedDelete", "Error deleting: {error}") };
+        let note = Note { about: reference(set), done: ("SuccessfulDelete", "Deleted pod: {name}".to_owned()), failed: ("FailedDelete", "Error deleting: {error}".to_owned()) };
         let surplus = ranked.iter().take((active.len() - wanted).min(BURST));
         plan.actions.extend(surplus.map(|pod| Action::delete(&**pod).noted(note.clone())));
     }
@@ -157,4 +161,48 @@ fn failure(old: &ReplicaSetStatus, creating: bool, situation: &Situation<'_>) ->
         });
     }
     Some(conditions).filter(|conditions| !conditions.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::plan;
+
+    const SET: &str = "
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: web, namespace: a, uid: s1, generation: 1}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+";
+    fn pod(name: &str, owner: &str, label: &str, phase: &str) -> String {
+        let owners = if owner.is_empty() { String::new() } else { format!("ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: x, uid: {owner}, controller: true}}]") };
+        format!("
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: a, uid: {name}, labels: {{app: {label}}}, {owners}}}
+spec: {{nodeName: n, containers: [{{name: c, image: i}}]}}
+status: {{phase: {phase}}}
+")
+    }
+
+    #[tokio::test]
+    async fn the_number_of_pods_is_kept() {
+        for (story, pods, expected) in [
+            ("too few", vec![pod("p1", "s1", "web", "Running")], "create pod a/web-*\nstatus replicaset a/web\n"),
+            ("ended ones do not count", vec![pod("p1", "s1", "web", "Running"), pod("p2", "s1", "web", "Failed")], "create pod a/web-*\nstatus replicaset a/web\n"),
+            (
+                "too many: pending ones go first",
+                vec![pod("p1", "s1", "web", "Running"), pod("p2", "s1", "web", "Pending"), pod("p3", "s1", "web", "Running")],
+                "delete pod a/p2\nstatus replicaset a/web\n",
+            ),
+            ("an orphan is adopted", vec![pod("p1", "s1", "web", "Running"), pod("p2", "", "web", "Running")], "update pod a/p2\n"),
+            ("what no longer matches is let go", vec![pod("p1", "s1", "web", "Running"), pod("p2", "s1", "other", "Running")], "update pod a/p2\n"),
+            ("another's pods are left alone", vec![pod("p1", "s1", "web", "Running"), pod("p2", "s2", "web", "Running")], "create pod a/web-*\nstatus replicaset a/web\n"),
+        ] {
+            let objects: Vec<String> = std::iter::once(SET.to_owned()).chain(pods).collect();
+            assert_eq!(plan(&super::CONTROLLER, "a/web", &objects).await, expected, "{story}");
+        }
+    }
 }

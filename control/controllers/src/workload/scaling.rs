@@ -147,9 +147,7 @@ pub fn scale(rollout: &mut Rollout<'_>) {
         _ => None,
     };
     if let Some(at) = single {
-        if replicas(&rollout.sets[at].object) != wanted {
-            rollout.scale(at, wanted);
-        }
+        rollout.rescale(at, wanted);
         return;
     }
     if rollout.new.is_some_and(|new| is_saturated(deployment, &rollout.sets[new].object)) {
@@ -179,7 +177,7 @@ pub fn scale(rollout: &mut Rollout<'_>) {
         sizes[0] = (sizes[0] + to_add - added).max(0);
     }
     for (at, size) in active.into_iter().zip(sizes) {
-        rollout.scale(at, size);
+        rollout.rescale(at, size);
     }
 }
 
