@@ -62,6 +62,8 @@ fn spec(spec: &mut PodSpec) {
     spec.security_context.get_or_insert_with(PodSecurityContext::default);
     spec.termination_grace_period_seconds.get_or_insert(30);
     default_text(&mut spec.scheduler_name, "default-scheduler");
+    // Admission may have named the account since decoding; the old member follows the new one.
+    spec.service_account.clone_from(&spec.service_account_name);
     quantities::round_up(&mut spec.overhead);
     spec.volumes.iter_mut().flatten().for_each(volume);
     spec.containers.iter_mut().for_each(container);
