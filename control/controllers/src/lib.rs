@@ -10,6 +10,8 @@ mod carry_out;
 pub mod events;
 pub mod fake;
 pub mod hand;
+pub mod identity;
+pub mod network;
 mod queue;
 pub mod recorder;
 pub mod row;
@@ -27,4 +29,11 @@ pub use settings::Settings;
 pub use tasks::run;
 
 /// Every controller, in the order in which they start.
-pub static CONTROLLERS: &[Row] = &[workload::deployment::CONTROLLER, workload::replica_set::CONTROLLER];
+pub static CONTROLLERS: &[Row] = &[
+    identity::service_account::CONTROLLER,
+    identity::root_ca::CONTROLLER,
+    workload::deployment::CONTROLLER,
+    workload::replica_set::CONTROLLER,
+    network::endpoints::CONTROLLER,
+    network::slices::CONTROLLER,
+];

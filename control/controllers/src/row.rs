@@ -15,6 +15,8 @@ pub struct Situation<'a> {
     /// Whole seconds.
     pub now: Timestamp,
     pub settings: &'a Settings,
+    /// Since when this server leads. What happened before was not watched: grace periods begin here at the earliest.
+    pub since: Timestamp,
 }
 
 /// An object that changed, as a wake sees it: before and after, in the newest state.

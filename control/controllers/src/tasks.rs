@@ -36,6 +36,7 @@ struct World {
     hand: Arc<dyn Hand>,
     settings: Settings,
     epoch: Epoch,
+    since: Timestamp,
     events: mpsc::Sender<EventRecord>,
 }
 
@@ -53,7 +54,7 @@ pub async fn run_rows(rows: &'static [Row], store: Store, hand: Arc<dyn Hand>, s
         if let Some(epoch) = epoch {
             tracing::info!(?epoch, controllers = rows.len(), "this server leads: starting the controllers");
             let (events, records) = mpsc::channel(recorder::WAITING);
-            let world = Arc::new(World { store: store.clone(), hand: hand.clone(), settings: settings.clone(), epoch, events });
+            let world = Arc::new(World { store: store.clone(), hand: hand.clone(), settings: settings.clone(), epoch, since: time::now(), events });
             reign.spawn(recorder::record(store.clone(), hand.clone(), epoch, records));
             for row in rows {
                 reign.spawn(control(row, world.clone()));
@@ -167,7 +168,7 @@ async fn work(row: &'static Row, world: Arc<World>, key: ObjectName, last: Outco
 }
 
 fn decide(row: &Row, world: &World, snapshot: &Snapshot, key: &ObjectName, last: &Outcomes) -> Option<crate::Plan> {
-    let situation = Situation { last, now: time::now(), settings: &world.settings };
+    let situation = Situation { last, now: time::now(), settings: &world.settings, since: world.since };
     match catch_unwind(AssertUnwindSafe(|| (row.reconcile)(snapshot, key, &situation))) {
         Ok(Ok(plan)) => Some(plan),
         Ok(Err(error)) => {

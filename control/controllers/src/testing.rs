@@ -39,7 +39,7 @@ pub fn name(text: &str) -> ObjectName {
 
 pub fn decide(row: &Row, cluster: &Snapshot, key: &str, settings: &Settings) -> Plan {
     let last = Outcomes::default();
-    (row.reconcile)(cluster, &name(key), &Situation { last: &last, now: now(), settings }).unwrap()
+    (row.reconcile)(cluster, &name(key), &Situation { last: &last, now: now(), settings, since: "2025-12-31T00:00:00Z".parse().unwrap() }).unwrap()
 }
 
 /// The plan for `key` in a cluster of these objects, as text.

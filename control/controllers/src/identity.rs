@@ -1,0 +1,4 @@
+//! Controllers that give each namespace what its pods need to speak to the API server.
+
+pub mod root_ca;
+pub mod service_account;

@@ -1,0 +1,5 @@
+//! Controllers of what lies behind a Service.
+
+pub mod backends;
+pub mod endpoints;
+pub mod slices;
