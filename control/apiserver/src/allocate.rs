@@ -99,6 +99,10 @@ pub(crate) fn admit(
     }
     let Some(service) = object.as_deref_mut().and_then(|object| object.typed_mut::<Service>()) else { return Ok(()) };
     let old = old.and_then(|old| old.typed::<Service>());
+    if old.is_none() && write.snapshot.entry(&write.target.key()).is_some() {
+        // It exists: the commit says so, and what it holds is no reason to refuse it in other words.
+        return Ok(());
+    }
     let mut errors = Vec::new();
     allocate_address(write, service, old, &mut errors);
     allocate_ports(write, service, old, &mut errors);

@@ -128,6 +128,12 @@ impl ApiServer {
         Internal::new(self.clone(), user, epoch)
     }
 
+    /// SHA-256 of the cluster's CA certificate, in hex: what a join token pins.
+    #[must_use]
+    pub fn ca_hash(&self) -> String {
+        self.authority.ca_hash()
+    }
+
     /// The store behind this server.
     #[must_use]
     pub fn store(&self) -> &Store {

@@ -63,6 +63,8 @@ impl Target {
 pub struct Written {
     /// The object in its storage version, with its resourceVersion; for a deletion the last object.
     pub json: Bytes,
+    /// Its name, which the server may have made up.
+    pub name: String,
     /// Its revision.
     pub revision: Revision,
     /// Whether it is new.

@@ -1,1 +1,15 @@
-//! (laid out; filled by the commits that follow)
+//! A Caravel server: store, authority, API, controllers and scheduler put together. [`start::run`] is the list of what happens at start.
+//!
+//! This crate connects; it decides nothing. What the parts do is theirs.
+
+mod authority;
+mod bootstrap;
+mod config;
+mod hand;
+mod join;
+mod kubeconfig;
+mod start;
+mod tasks;
+
+pub use config::{ServerConfig, ServerConfigError};
+pub use start::run;

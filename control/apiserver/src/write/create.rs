@@ -69,7 +69,7 @@ impl Writer<'_> {
             Proposed::Done(committed) => {
                 let revision = committed.revisions.first().copied().unwrap_or(committed.revision);
                 let json = if self.options.dry_run { encoded.json } else { encoded.at(revision) };
-                Tried::Written(Written { json, revision, created: true, deleted: false, warnings })
+                Tried::Written(Written { json, name: target.name, revision, created: true, deleted: false, warnings })
             }
             Proposed::Conflict(found_key, found) => Tried::Conflict { own: key, key: found_key, found },
         })

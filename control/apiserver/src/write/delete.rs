@@ -134,7 +134,7 @@ impl Writer<'_> {
         let old = resource.decode_stored(&entry.json).map_err(ApiError::internal)?;
         let admitted = self.admit(snapshot, target, Operation::Delete, None, Some(&*old))?;
         let grace = resource.grace(&*old, options.grace);
-        let written = |json, revision, deleted| Written { json, revision, created: false, deleted, warnings: admitted.warnings.clone() };
+        let written = |json, revision, deleted| Written { json, name: target.name.clone(), revision, created: false, deleted, warnings: admitted.warnings.clone() };
 
         let mut new = old.clone_object();
         finalizers(new.meta_mut(), options.propagation);

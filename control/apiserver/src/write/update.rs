@@ -94,7 +94,7 @@ impl Writer<'_> {
         let mut warnings = resource.warnings(&*new, Some(&*old));
         warnings.extend(admitted.warnings);
         let encoded = self.finish(target, &mut *new, Some(&*old), !tracked && part != Part::Raw)?;
-        let written = |json, revision, deleted| Written { json, revision, created: false, deleted, warnings: warnings.clone() };
+        let written = |json, revision, deleted| Written { json, name: target.name.clone(), revision, created: false, deleted, warnings: warnings.clone() };
         if resource.same(&*new, &*old) && admitted.changes.is_empty() {
             return Ok(Ok(written(entry.json.clone(), entry.revision, false)));
         }

@@ -1,0 +1,70 @@
+//! The service by which a machine becomes a node: a join token in, certificates out. Upstream's counterpart is TLS bootstrapping.
+//!
+//! The caller has no certificate yet; the token is its only credential, and a wrong one is told nothing more than that.
+
+use caravel_api::{ObjectName, names, time};
+use caravel_auth::Authority;
+use caravel_auth::join::{SECRET_NAMESPACE, StoredToken, secret_name};
+use caravel_rpc::cluster::v1::join_server::{Join, JoinServer};
+use caravel_rpc::cluster::v1::{ClusterConfig, SignNodeRequest, SignNodeResponse};
+use caravel_store::Store;
+use k8s_openapi::api::core::v1::Secret;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Most addresses that a node's certificate is given.
+const ADDRESSES: usize = 16;
+
+/// What joining needs of the server.
+pub(crate) struct JoinService {
+    pub store: Store,
+    pub authority: Arc<Authority>,
+    pub cluster: ClusterConfig,
+}
+
+impl JoinService {
+    /// As routes for the API's port.
+    pub(crate) fn routes(self) -> tonic::service::Routes {
+        tonic::service::Routes::new(JoinServer::new(self).max_decoding_message_size(256 * 1024))
+    }
+
+    fn admits(&self, id: &str, secret: &str) -> bool {
+        let name = ObjectName::new(SECRET_NAMESPACE, secret_name(id));
+        let found = self.store.snapshot().get::<Secret>(&name).ok().flatten();
+        let now = time::now().as_second().unsigned_abs();
+        found.and_then(|kept| StoredToken::from_secret(&kept)).is_some_and(|token| token.admits(secret, now))
+    }
+}
+
+#[tonic::async_trait]
+impl Join for JoinService {
+    async fn sign_node(&self, request: Request<SignNodeRequest>) -> Result<Response<SignNodeResponse>, Status> {
+        let request = request.into_inner();
+        if !self.admits(&request.token_id, &request.token_secret) {
+            tracing::warn!(node = %request.node_name, token = %request.token_id, "a join was refused: the token is unknown, wrong or expired");
+            return Err(Status::unauthenticated("the join token is unknown, wrong or expired"));
+        }
+        let node = &request.node_name;
+        if let Some(fault) = names::dns_subdomain(node).into_iter().next() {
+            return Err(Status::invalid_argument(format!("node name {node:?}: {fault}")));
+        }
+        if request.addresses.len() > ADDRESSES {
+            return Err(Status::invalid_argument(format!("more than {ADDRESSES} addresses")));
+        }
+        let addresses = request
+            .addresses
+            .iter()
+            .map(|text| text.parse::<IpAddr>().map_err(|_| Status::invalid_argument(format!("{text:?} is no IP address"))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let refused = |error: caravel_auth::CertificateError| Status::invalid_argument(error.to_string());
+        let answer = SignNodeResponse {
+            client_certificate: self.authority.sign_node_client(node, &request.client_csr).map_err(refused)?,
+            server_certificate: self.authority.sign_node_server(node, &request.server_csr, &addresses).map_err(refused)?,
+            ca_certificates: self.authority.ca_pem().to_owned(),
+            cluster: Some(self.cluster.clone()),
+        };
+        tracing::info!(node = %request.node_name, "signed the certificates of a joining node");
+        Ok(Response::new(answer))
+    }
+}

@@ -1,0 +1,113 @@
+//! The start of a server, step by step, and its end.
+//!
+//! Each step is one line below. Nothing is served before everything that every cluster has is there.
+
+use crate::authority;
+use crate::bootstrap;
+use crate::config::ServerConfig;
+use crate::hand::ApiHand;
+use crate::join::JoinService;
+use crate::kubeconfig;
+use crate::tasks::Running;
+use anyhow::{Context, Result};
+use caravel_apiserver::{ApiServer, Config};
+use caravel_controllers::Settings;
+use caravel_exporter::Registry;
+use caravel_rpc::cluster::v1::ClusterConfig;
+use caravel_store::{Store, StoreConfig};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Runs a server until `shutdown`.
+///
+/// # Errors
+/// When a step of the start fails, each with what it tried; or when a part ends unasked.
+pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()> {
+    let started = Instant::now();
+    config.check()?;
+    directories(&config)?;
+    let listener = listen(&config).await?;
+    let store = open_store(&config).await?;
+    let authority = Arc::new(authority::load_or_create(&store).await?);
+    let tls = authority::serving(&authority, &config)?;
+    let api = make_api(&config, &store, &authority)?;
+    bootstrap::bootstrap(&api, &config).await?;
+    bootstrap::join_token(&api, &config).await?;
+    let mut running = Running::new(shutdown.child_token());
+    let hand = Arc::new(ApiHand { api: api.clone() });
+    running.controllers(store.clone(), hand.clone(), settings(&config, &authority));
+    running.scheduler(store.clone(), hand);
+    running.api(api, listener, tls);
+    kubeconfig::write(&authority, &config.kubeconfig_path(), &config.kubeconfig_url())?;
+    tracing::info!(listen = %config.listen, took = ?started.elapsed(), "the server is up");
+    let ended = running.until_stopped().await;
+    store.shutdown().await;
+    ended
+}
+
+fn directories(config: &ServerConfig) -> Result<()> {
+    for (dir, mode) in [(config.data_dir.clone(), 0o700), (config.etc_dir.clone(), 0o755), (config.etc_dir.join("keys"), 0o700)] {
+        make(&dir, mode).with_context(|| format!("create the directory {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+}
+
+/// Bound early, so that a port in use is said before anything else is done; connections wait in the backlog.
+async fn listen(config: &ServerConfig) -> Result<TcpListener> {
+    TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen on {}: is another server running on this port?", config.listen))
+}
+
+async fn open_store(config: &ServerConfig) -> Result<Store> {
+    let dir = config.data_dir.join("db");
+    let mut store = StoreConfig::single(&dir, config.etc_dir.join("keys"));
+    store.address = config.node_url();
+    Store::open(store).await.with_context(|| format!("open the store in {}", dir.display()))
+}
+
+fn make_api(config: &ServerConfig, store: &Store, authority: &Arc<caravel_auth::Authority>) -> Result<Arc<ApiServer>> {
+    let join = JoinService {
+        store: store.clone(),
+        authority: authority.clone(),
+        cluster: ClusterConfig {
+            cluster_cidr: config.cluster_cidr.to_string(),
+            service_cidr: config.service_cidr.to_string(),
+            dns_ip: config.dns_ip().to_string(),
+            domain: config.domain.clone(),
+            servers: vec![config.node_url()],
+        },
+    };
+    Ok(ApiServer::new(Config {
+        store: store.clone(),
+        authority: authority.clone(),
+        service_cidr: config.service_cidr.to_string(),
+        node_ports: config.node_ports.clone(),
+        kubelet_tls: authority::kubelet_client(authority)?,
+        grpc: Some(join.routes()),
+        metrics: Registry::new(),
+        advertise: std::net::SocketAddr::new(config.advertise, config.listen.port()).to_string(),
+    })?)
+}
+
+fn settings(config: &ServerConfig, authority: &caravel_auth::Authority) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        root_ca: authority.ca_pem().to_owned(),
+        cluster_cidr: config.cluster_cidr,
+        node_grace_seconds: config.node_grace_seconds.unwrap_or(defaults.node_grace_seconds),
+        ..defaults
+    }
+}

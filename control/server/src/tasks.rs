@@ -1,0 +1,68 @@
+//! The server's long-running parts, each a task that ends with the server.
+
+use crate::hand::ApiHand;
+use caravel_apiserver::ApiServer;
+use caravel_controllers::Settings;
+use caravel_store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long the parts may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Everything that runs.
+pub(crate) struct Running {
+    tasks: JoinSet<&'static str>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    pub(crate) fn new(stop: CancellationToken) -> Self {
+        Self { tasks: JoinSet::new(), stop }
+    }
+
+    pub(crate) fn api(&mut self, api: Arc<ApiServer>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            api.serve(listener, tls, stop).await;
+            "api"
+        });
+    }
+
+    pub(crate) fn controllers(&mut self, store: Store, hand: Arc<ApiHand>, settings: Settings) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            caravel_controllers::run(store, hand, settings, stop).await;
+            "controllers"
+        });
+    }
+
+    pub(crate) fn scheduler(&mut self, store: Store, hand: Arc<ApiHand>) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            caravel_scheduler::run(store, hand, stop).await;
+            "scheduler"
+        });
+    }
+
+    /// Waits for the order to stop, or for a part that ends unasked; then for all of them, for a while.
+    pub(crate) async fn until_stopped(mut self) -> anyhow::Result<()> {
+        let unasked = tokio::select! {
+            () = self.stop.cancelled() => None,
+            ended = self.tasks.join_next() => ended,
+        };
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            tracing::warn!("some parts of the server did not end in time and were dropped");
+        }
+        match unasked {
+            None => Ok(()),
+            Some(Ok(part)) => anyhow::bail!("the {part} ended unasked"),
+            Some(Err(error)) => Err(anyhow::Error::new(error).context("a part of the server failed")),
+        }
+    }
+}
