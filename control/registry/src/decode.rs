@@ -21,9 +21,12 @@ pub enum DecodeError {
     /// JSON that does not fit the type.
     #[error("{kind} in version {version:?} cannot be handled as a {kind}: {cause}")]
     Type { kind: &'static str, version: &'static str, cause: String },
-    /// Another `apiVersion` or `kind` than the path's.
-    #[error("the object provided is unrecognized (must be of type {kind} in version {version:?}): {cause}")]
-    Kind { kind: &'static str, version: String, cause: String },
+    /// Another `kind` than the path's.
+    #[error("{found} in version {version:?} cannot be handled as a {kind}: converting ({found}) to ({kind}): unknown conversion")]
+    Kind { kind: &'static str, version: &'static str, found: String },
+    /// Another `apiVersion` than the path's.
+    #[error("the API version in the data ({found}) does not match the expected API version ({expected})")]
+    Version { found: String, expected: String },
     /// What lies in the store cannot be read.
     #[error("stored {kind} cannot be decoded: {cause}")]
     Stored { kind: &'static str, cause: String },
@@ -61,11 +64,13 @@ fn explain(row: &'static Row, json: &[u8], cause: &serde_json::Error) -> DecodeE
     }
     let text = cause.to_string();
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-    if text.starts_with("invalid value: string")
-        && let Some(said) = text.rsplit_once(", expected ")
-        && (said.1 == row.kind || said.1 == row.api_version())
-    {
-        return DecodeError::Kind { kind: row.kind, version: row.api_version(), cause: text.to_owned() };
+    if let Some((found, expected)) = text.strip_prefix("invalid value: string \"").and_then(|rest| rest.rsplit_once("\", expected ")) {
+        if expected == row.kind {
+            return DecodeError::Kind { kind: row.kind, version: row.version, found: found.to_owned() };
+        }
+        if expected == row.api_version() {
+            return DecodeError::Version { found: found.to_owned(), expected: expected.to_owned() };
+        }
     }
     let path = path_at(json, offset(json, cause.line(), cause.column()));
     DecodeError::Type { kind: row.kind, version: row.version, cause: in_gos_words(row.kind, &path, text) }
@@ -192,7 +197,12 @@ mod tests {
             assert_eq!(deployment(json), want);
         }
         assert!(deployment("{").starts_with("the object provided is unrecognized"));
-        assert!(deployment(r#"{"kind":"Pod"}"#).contains("must be of type Deployment"), "{}", deployment(r#"{"kind":"Pod"}"#));
+        for (json, want) in [
+            (r#"{"kind":"Pod"}"#, r#"Pod in version "v1" cannot be handled as a Deployment"#),
+            (r#"{"apiVersion":"v1"}"#, "the API version in the data (v1) does not match the expected API version (apps/v1)"),
+        ] {
+            assert!(deployment(json).starts_with(want), "{}", deployment(json));
+        }
         let secret = body::<Secret>(br#"{"kind":"Secret","data":{"user":"not base64!"}}"#).unwrap_err().to_string();
         assert!(secret.contains("illegal base64 data at input byte 3"), "{secret}");
         let value = value::<Deployment>(serde_json::json!({"spec": {"replicas": "3"}})).unwrap_err().to_string();

@@ -64,8 +64,13 @@ fn has_empties(json: &[u8]) -> bool {
         match json[at] {
             b'"' => {
                 at += 1;
-                while at < json.len() && json[at] != b'"' {
-                    at += if json[at] == b'\\' { 2 } else { 1 };
+                // Most of a big body is text.
+                while let Some(step) = memchr::memchr2(b'"', b'\\', json.get(at..).unwrap_or_default()) {
+                    at += step;
+                    if json[at] == b'"' {
+                        break;
+                    }
+                    at += 2;
                 }
             }
             b'[' | b'{' => {

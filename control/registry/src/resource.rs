@@ -15,13 +15,14 @@ use crate::strategy::{Grace, Strategy};
 
 /// The rules of one kind over objects whose type the caller does not know. Every `&dyn Object` given must be of
 /// this resource's kind (as its own `decode` makes them); anything else panics.
+#[allow(clippy::wrong_self_convention)]
 pub trait Resource: Send + Sync {
     fn row(&self) -> &'static Row;
     /// From a request's JSON body in this row's version. Normalised, not defaulted.
     fn decode(&self, body: &[u8]) -> Result<Box<dyn Object>, DecodeError>;
     /// As [`decode`](Self::decode), from a value (a patch's result).
     fn from_value(&self, value: Value) -> Result<Box<dyn Object>, DecodeError>;
-    /// From stored JSON, which is in the storage version.
+    /// From stored JSON, which is in the storage version. Normalised.
     fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn Object>, DecodeError>;
     /// The JSON to store, in the storage version.
     fn encode_stored(&self, object: &dyn Object) -> Vec<u8>;
@@ -78,7 +79,8 @@ impl<K: Strategy> Resource for Typed<K> {
     }
 
     fn decode_stored(&self, json: &[u8]) -> Result<Box<dyn Object>, DecodeError> {
-        let object = K::from_stored(json).map_err(|cause| DecodeError::stored::<K>(&cause))?;
+        let mut object = K::from_stored(json).map_err(|cause| DecodeError::stored::<K>(&cause))?;
+        object.normalise();
         Ok(Box::new(object))
     }
 

@@ -255,7 +255,7 @@ mod tests {
                 json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}),
                 "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
             ),
-            (json!({"selector": {}}), "spec.selector: Invalid value: {}: empty selector is invalid for deployment"),
+            (json!({"selector": {}}), "[spec.selector: Required value, spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`]"),
             (
                 json!({"selector": {"matchLabels": {"app": "b"}}}),
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",

@@ -13,16 +13,18 @@ use crate::labels;
 /// What is wrong with a selector and a template. `at` is where the specification stands.
 pub fn validate(found: &mut Found, selector: &LabelSelector, template: Option<&PodTemplateSpec>, at: &At) {
     let selector_at = at.child("selector");
-    if labels::is_empty(selector) {
-        found.invalid(&selector_at, json!(selector), "empty selector is invalid for deployment");
+    // Upstream tells a missing selector from an empty one; the type here does not, and missing is what happens.
+    let missing = labels::is_empty(selector);
+    if missing {
+        found.required(&selector_at, "");
     }
     let before = found.len();
     labels::validate_selector(found, selector, &selector_at);
-    let usable = found.len() == before && !labels::is_empty(selector);
+    let valid = found.len() == before;
     let at = at.child("template");
     let Some(template) = template else { return found.required(&at, "") };
     let carried = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-    if usable && !labels::selects(selector, carried) {
+    if missing || (valid && !labels::selects(selector, carried)) {
         found.invalid(&at.child("metadata").child("labels"), json!(carried), "`selector` does not match template `labels`");
     }
     spec::validate_template(found, template, &at);

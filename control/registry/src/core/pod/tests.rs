@@ -169,7 +169,7 @@ fn generation_counts_what_the_user_wants() {
         let mut new = pod(patch.clone());
         PODS.prepare_update(&mut *new, &*old);
         assert_eq!(new.meta().generation, Some(want), "{patch}");
-        assert_eq!(PODS.same(&*new, &*old), false);
+        assert!(!PODS.same(&*new, &*old));
     }
     assert!(PODS.same(&*pod(json!({})), &*old));
 }

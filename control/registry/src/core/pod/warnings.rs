@@ -61,9 +61,11 @@ fn containers(spec: &PodSpec, at: &At, warnings: &mut Vec<String>) {
         for (index, container) in containers.iter().enumerate() {
             let list_at = at.child(list);
             let at = list_at.index(index);
-            for (index, var) in container.env.iter().flatten().enumerate() {
-                if container.env.iter().flatten().skip(index + 1).any(|later| later.name == var.name) {
-                    warnings.push(format!("{}: hides previous definition of {:?}, which may be dropped when using apply", at.child("env").index(index + 1).path(), var.name));
+            let vars = container.env.as_deref().unwrap_or_default();
+            for (index, var) in vars.iter().enumerate() {
+                if vars[..index].iter().any(|earlier| earlier.name == var.name) {
+                    let at = at.child("env").index(index).path();
+                    warnings.push(format!("{at}: hides previous definition of {:?}, which may be dropped when using apply", var.name));
                 }
             }
             let mut seen: BTreeMap<(i32, &str), usize> = BTreeMap::new();
@@ -73,12 +75,12 @@ fn containers(spec: &PodSpec, at: &At, warnings: &mut Vec<String>) {
                     warnings.push(format!("{}: duplicate port definition with {}", list.index(index).path(), list.index(first).path()));
                 }
             }
-            for name in ["cpu", "memory"] {
-                let resources = container.resources.as_ref();
-                for (which, amounts) in [("limits", resources.and_then(|resources| resources.limits.as_ref())), ("requests", resources.and_then(|resources| resources.requests.as_ref()))] {
-                    if let Some(amount) = amounts.and_then(|amounts| amounts.get(name)).filter(|amount| amount.0.ends_with('m') && name == "memory") {
-                        warnings.push(format!("{}: fractional byte value {:?} is invalid, must be an integer", at.child("resources").child(which).key(name).path(), amount.0));
-                    }
+            let resources = container.resources.as_ref();
+            let (limits, requests) = (resources.and_then(|list| list.limits.as_ref()), resources.and_then(|list| list.requests.as_ref()));
+            for (which, amounts) in [("limits", limits), ("requests", requests)] {
+                if let Some(amount) = amounts.and_then(|amounts| amounts.get("memory")).filter(|amount| amount.0.ends_with('m')) {
+                    let at = at.child("resources").child(which).key("memory").path();
+                    warnings.push(format!("{at}: fractional byte value {:?} is invalid, must be an integer", amount.0));
                 }
             }
         }
@@ -87,4 +89,36 @@ fn containers(spec: &PodSpec, at: &At, warnings: &mut Vec<String>) {
 
 fn port_key(port: &ContainerPort) -> (i32, &str) {
     (port.container_port, port.protocol.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_worth_a_word() {
+        for (spec, want) in [
+            (json!({"containers": [{"name": "a"}]}), None),
+            (
+                json!({"containers": [{"name": "a", "env": [{"name": "X"}, {"name": "Y"}, {"name": "X"}]}]}),
+                Some("spec.containers[0].env[2]: hides previous definition of \"X\", which may be dropped when using apply"),
+            ),
+            (
+                json!({"containers": [], "nodeSelector": {"beta.kubernetes.io/os": "linux"}}),
+                Some("spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "ports": [{"containerPort": 80}, {"containerPort": 80}]}]}),
+                Some("spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "resources": {"limits": {"memory": "100m"}}}]}),
+                Some("spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer"),
+            ),
+        ] {
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            assert_eq!(of_spec(&spec, &At::Root.child("spec")), Vec::from_iter(want.map(str::to_owned)));
+        }
+    }
 }
