@@ -7,10 +7,13 @@
 
 pub mod action;
 mod carry_out;
+pub mod event_expiry;
 pub mod events;
 pub mod fake;
+pub mod garbage;
 pub mod hand;
 pub mod identity;
+pub mod namespace;
 pub mod network;
 mod queue;
 pub mod recorder;
@@ -30,10 +33,13 @@ pub use tasks::run;
 
 /// Every controller, in the order in which they start.
 pub static CONTROLLERS: &[Row] = &[
+    namespace::CONTROLLER,
     identity::service_account::CONTROLLER,
     identity::root_ca::CONTROLLER,
     workload::deployment::CONTROLLER,
     workload::replica_set::CONTROLLER,
     network::endpoints::CONTROLLER,
     network::slices::CONTROLLER,
+    garbage::CONTROLLER,
+    event_expiry::CONTROLLER,
 ];
