@@ -1,174 +1,215 @@
-//! The nodes and what is on them, kept up to date change by change. Pure.
+//! The nodes with what is on them, kept up to date change by change.
 //!
-//! A pod that was just given a node is counted there at once (assumed), before the store shows it; the store's own
-//! word replaces the assumption, since pods are counted by uid.
+//! A decided pod is assumed to be on its node at once, before the store shows it; until it does, news of the pod
+//! without a node does not take it off again. Upstream: `pkg/scheduler/backend/cache`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use caravel_api::{ObjectName, Quantity};
+use indexmap::IndexMap;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::pod::{PodView, Resources};
+use crate::pod::{HostPort, PodView};
+use crate::resources::Amounts;
 
-/// A node and what is on it.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug, Default)]
 pub struct NodeView {
-    /// The node's name.
     pub name: String,
-    /// Its labels.
+    /// Is there such a node, or only pods that name it?
+    pub known: bool,
     pub labels: BTreeMap<String, String>,
-    /// Its taints.
     pub taints: Vec<Taint>,
-    /// Cordoned.
     pub unschedulable: bool,
-    /// What it offers.
-    pub allocatable: Resources,
-    /// How many pods it takes.
+    pub allocatable: Amounts,
     pub max_pods: i64,
-    /// What its pods ask.
-    pub requested: Resources,
-    /// What its pods ask, with something for those that ask nothing: cpu, memory.
-    pub weight: (i64, i64),
-    /// Its pods by uid.
-    pub pods: HashMap<String, Arc<PodView>>,
+    pub pods: BTreeMap<ObjectName, Arc<PodView>>,
+    /// What its pods ask for together.
+    pub requested: Amounts,
+    /// The same, with assumed amounts where pods ask for nothing.
+    pub assumed: Amounts,
+    pub ports: Vec<HostPort>,
 }
 
 impl NodeView {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            labels: BTreeMap::new(),
-            taints: Vec::new(),
-            unschedulable: false,
-            allocatable: Resources::default(),
-            max_pods: 0,
-            requested: Resources::default(),
-            weight: (0, 0),
-            pods: HashMap::new(),
-        }
-    }
-
-    /// Takes over what the object says; tells whether that could make a waiting pod fit.
-    fn describe(&mut self, node: &Node) -> bool {
+    fn describe(&mut self, node: &Node) {
         let spec = node.spec.as_ref();
-        let status = node.status.as_ref();
-        let list = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
-        let labels = node.metadata.labels.clone().unwrap_or_default();
-        let taints = spec.and_then(|s| s.taints.clone()).unwrap_or_default();
-        let unschedulable = spec.and_then(|s| s.unschedulable).unwrap_or(false);
-        let allocatable = Resources::read(list);
-        let max_pods = list.and_then(|l| l.get("pods")).and_then(|q| q.0.parse().ok()).unwrap_or(0);
-        let changed = (&self.labels, &self.taints, self.unschedulable, &self.allocatable, self.max_pods)
-            != (&labels, &taints, unschedulable, &allocatable, max_pods);
-        (self.labels, self.taints, self.unschedulable, self.allocatable, self.max_pods) =
-            (labels, taints, unschedulable, allocatable, max_pods);
-        changed
+        let list = node.status.as_ref().and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+        self.known = true;
+        self.labels = node.metadata.labels.clone().unwrap_or_default();
+        self.taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        self.unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
+        self.allocatable = Amounts::read(list);
+        let pods = list.and_then(|list| list.get("pods")).and_then(|pods| Quantity::try_from(pods).ok());
+        self.max_pods = pods.map_or(0, |pods| pods.value());
     }
 
-    fn put(&mut self, pod: Arc<PodView>) {
-        self.take(pod.uid());
+    /// Does it look the same to scheduling?
+    fn is_same(&self, other: &NodeView) -> bool {
+        self.known == other.known
+            && self.labels == other.labels
+            && self.taints == other.taints
+            && self.unschedulable == other.unschedulable
+            && self.allocatable == other.allocatable
+            && self.max_pods == other.max_pods
+    }
+
+    pub fn add(&mut self, pod: Arc<PodView>) {
         self.requested.add(&pod.requests);
-        self.weight = (self.weight.0 + pod.weight.0, self.weight.1 + pod.weight.1);
-        self.pods.insert(pod.uid().to_owned(), pod);
+        self.assumed.add(&pod.assumed_requests);
+        self.ports.extend(pod.ports.iter().cloned());
+        self.pods.insert(pod.name.clone(), pod);
     }
 
-    fn take(&mut self, uid: &str) -> bool {
-        let Some(pod) = self.pods.remove(uid) else { return false };
-        self.requested.remove(&pod.requests);
-        self.weight = (self.weight.0 - pod.weight.0, self.weight.1 - pod.weight.1);
-        true
+    pub fn take(&mut self, name: &ObjectName) -> Option<Arc<PodView>> {
+        let pod = self.pods.remove(name)?;
+        self.requested.subtract(&pod.requests);
+        self.assumed.subtract(&pod.assumed_requests);
+        for port in &pod.ports {
+            if let Some(index) = self.ports.iter().position(|other| other == port) {
+                self.ports.swap_remove(index);
+            }
+        }
+        Some(pod)
     }
 }
 
 /// All nodes.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Cluster {
-    nodes: BTreeMap<String, NodeView>,
-    known: BTreeMap<String, ()>,
-    /// Where each pod is.
-    places: HashMap<String, String>,
+    nodes: IndexMap<String, NodeView>,
+    /// Where each placed pod is.
+    places: HashMap<ObjectName, String>,
+    /// Pods placed by us that the store does not show yet, by uid.
+    assumed: HashMap<ObjectName, String>,
+    /// Pods for which others were made to go, with the nodes where they are to have the room.
+    nominated: BTreeMap<ObjectName, (String, Arc<PodView>)>,
+    /// Placed pods with rules about other pods.
+    ruled: BTreeMap<ObjectName, Arc<PodView>>,
 }
 
 impl Cluster {
-    /// Nodes that exist, by name. (Pods may be on nodes that do not exist any more.)
-    pub fn nodes(&self) -> impl Iterator<Item = &NodeView> + Clone {
-        self.known.keys().filter_map(|name| self.nodes.get(name))
+    /// The nodes there are.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.values().filter(|node| node.known)
     }
 
-    /// One node.
     pub fn node(&self, name: &str) -> Option<&NodeView> {
-        self.known.get(name).and_then(|()| self.nodes.get(name))
+        self.nodes.get(name).filter(|node| node.known)
     }
 
-    /// How many nodes there are.
-    pub fn len(&self) -> usize {
-        self.known.len()
+    /// Placed pods that have rules about other pods, with their nodes.
+    pub fn ruled(&self) -> impl Iterator<Item = (&PodView, &NodeView)> {
+        self.ruled.values().filter_map(|pod| Some((&**pod, self.node(self.places.get(&pod.name)?)?)))
     }
 
-    /// A node came or changed. Returns whether a waiting pod could fit now.
-    pub fn put_node(&mut self, node: &Node) -> bool {
+    /// A node appeared or changed. Says whether that matters to scheduling.
+    pub fn set_node(&mut self, node: &Node) -> bool {
         let name = node.metadata.name.clone().unwrap_or_default();
-        let fresh = self.known.insert(name.clone(), ()).is_none();
-        self.nodes.entry(name.clone()).or_insert_with(|| NodeView::new(&name)).describe(node) || fresh
+        let view = self.nodes.entry(name.clone()).or_insert_with(|| NodeView { name, ..NodeView::default() });
+        let before = NodeView { pods: BTreeMap::new(), ..view.clone() };
+        view.describe(node);
+        !view.is_same(&before)
     }
 
-    /// A node went.
     pub fn remove_node(&mut self, name: &str) {
-        self.known.remove(name);
-        if self.nodes.get(name).is_some_and(|n| n.pods.is_empty()) {
-            self.nodes.remove(name);
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.known = false;
+            if node.pods.is_empty() {
+                self.nodes.swap_remove(name);
+            }
         }
     }
 
-    /// A pod is on a node (or is assumed to be).
-    pub fn put_pod(&mut self, pod: Arc<PodView>, node: &str) {
-        let uid = pod.uid().to_owned();
-        if self.places.get(&uid).is_some_and(|place| place != node) {
-            self.remove_pod(&uid);
+    /// A pod is, or is not any more, on the node that it names. Says whether room was made.
+    pub fn set_pod(&mut self, pod: PodView) -> bool {
+        match pod.node.clone() {
+            Some(node) => {
+                self.assumed.remove(&pod.name);
+                let unchanged = self.placed(&pod.name).is_some_and(|old| **old == pod);
+                if !unchanged {
+                    let smaller = self.take(&pod.name).is_some();
+                    self.put(pod, node);
+                    return smaller;
+                }
+                false
+            }
+            None if self.assumed.get(&pod.name) == Some(&pod.uid) => false,
+            None => self.remove_pod(&pod.name),
         }
-        self.nodes.entry(node.to_owned()).or_insert_with(|| NodeView::new(node)).put(pod);
-        self.places.insert(uid, node.to_owned());
     }
 
-    /// A pod is gone or has ended. Returns whether that made room.
-    pub fn remove_pod(&mut self, uid: &str) -> bool {
-        let Some(place) = self.places.remove(uid) else { return false };
-        let Some(node) = self.nodes.get_mut(&place) else { return false };
-        let made_room = node.take(uid);
-        if node.pods.is_empty() && !self.known.contains_key(&place) {
-            self.nodes.remove(&place);
+    /// A pod is gone or finished. Says whether it had a place.
+    pub fn remove_pod(&mut self, name: &ObjectName) -> bool {
+        self.assumed.remove(name);
+        self.take(name).is_some()
+    }
+
+    /// A pod was decided on: it takes its place at once.
+    pub fn assume(&mut self, pod: &PodView, node: &str) {
+        self.take(&pod.name);
+        self.assumed.insert(pod.name.clone(), pod.uid.clone());
+        let placed = PodView { node: Some(node.to_owned()), peers: None, ..pod.clone() };
+        self.put(placed, node.to_owned());
+    }
+
+    /// A decision could not be carried out.
+    pub fn forget(&mut self, name: &ObjectName) {
+        if self.assumed.remove(name).is_some() {
+            self.take(name);
         }
-        made_room
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn pod(uid: &str, cpu: &str) -> Arc<PodView> {
-        let pod = json!({"metadata": {"uid": uid}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
-        Arc::new(PodView::new(Arc::new(serde_json::from_value(pod).unwrap())))
     }
 
-    #[test]
-    fn pods_are_counted_once_wherever_they_go() {
-        let mut cluster = Cluster::default();
-        let node = |labels: serde_json::Value| serde_json::from_value(json!({"metadata": {"name": "n", "labels": labels}})).unwrap();
-        assert!(cluster.put_node(&node(json!({}))));
-        assert!(!cluster.put_node(&node(json!({}))), "a heartbeat changes nothing");
-        assert!(cluster.put_node(&node(json!({"a": "b"}))));
-        cluster.put_pod(pod("p", "100m"), "n");
-        cluster.put_pod(pod("p", "300m"), "n");
-        assert_eq!(cluster.node("n").unwrap().requested.cpu, 300);
-        cluster.put_pod(pod("p", "300m"), "other");
-        assert_eq!(cluster.node("n").unwrap().requested.cpu, 0);
-        assert_eq!(cluster.len(), 1, "a node that only a pod speaks of does not exist");
-        assert!(cluster.remove_pod("p") && !cluster.remove_pod("p"));
-        cluster.put_pod(pod("q", "1"), "n");
-        cluster.remove_node("n");
-        assert!(cluster.node("n").is_none() && cluster.nodes().count() == 0);
+    /// Others go from `node` so that this pod may come.
+    pub fn nominate(&mut self, pod: &PodView, node: &str) {
+        self.nominated.insert(pod.name.clone(), (node.to_owned(), Arc::new(pod.clone())));
+    }
+
+    /// The pod has its place, or has gone.
+    pub fn forget_nomination(&mut self, name: &ObjectName) {
+        self.nominated.remove(name);
+    }
+
+    /// The node where a pod is to have room.
+    pub fn nomination(&self, name: &ObjectName) -> Option<&str> {
+        self.nominated.get(name).map(|(node, _)| node.as_str())
+    }
+
+    /// The node as it will be when those have come that were promised room and matter as much as `pod`.
+    pub fn with_promised(&self, node: &NodeView, pod: &PodView) -> Option<NodeView> {
+        let mut promised = self
+            .nominated
+            .values()
+            .filter(|(place, other)| *place == node.name && other.priority >= pod.priority && other.name != pod.name)
+            .peekable();
+        promised.peek()?;
+        let mut fuller = node.clone();
+        promised.for_each(|(_, other)| fuller.add(other.clone()));
+        Some(fuller)
+    }
+
+    fn placed(&self, name: &ObjectName) -> Option<&Arc<PodView>> {
+        self.nodes.get(self.places.get(name)?)?.pods.get(name)
+    }
+
+    fn put(&mut self, pod: PodView, node: String) {
+        let pod = Arc::new(pod);
+        self.places.insert(pod.name.clone(), node.clone());
+        if !pod.pods.is_empty() {
+            self.ruled.insert(pod.name.clone(), pod.clone());
+        }
+        let view = self.nodes.entry(node.clone()).or_insert_with(|| NodeView { name: node, ..NodeView::default() });
+        view.add(pod);
+    }
+
+    fn take(&mut self, name: &ObjectName) -> Option<Arc<PodView>> {
+        let node = self.places.remove(name)?;
+        self.ruled.remove(name);
+        let view = self.nodes.get_mut(&node)?;
+        let pod = view.take(name);
+        if !view.known && view.pods.is_empty() {
+            self.nodes.swap_remove(&node);
+        }
+        pod
     }
 }

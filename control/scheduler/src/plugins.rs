@@ -1,74 +1,115 @@
-//! What decides where a pod goes: one list, in the order in which the filters are asked.
+//! What decides on which nodes a pod can be and would best be: one list, in the order in which nodes are asked.
 //!
-//! A plug-in prepares itself for one pod and returns a closure that judges one node. The first filter that refuses a
-//! node gives the reason. Names, reasons and weights are those of upstream's default profile.
+//! Order and weights are those of upstream's default profile (`pkg/scheduler/apis/config/v1/default_plugins.go`).
+//! Preferring nodes that have the image is absent: nodes here share images by their own means.
+
+use std::borrow::Cow;
 
 use crate::cluster::{Cluster, NodeView};
 use crate::pod::PodView;
 
-mod affinity;
-mod balanced;
-mod fit;
-mod inter_pod;
-mod ports;
-mod spread;
-mod taints;
-mod unschedulable;
+mod balanced_allocation;
+mod inter_pod_affinity;
+mod least_allocated;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_resources;
+mod node_unschedulable;
+mod taint_toleration;
+mod topology_spread;
 
-/// A filter's judgement of one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Upstream's `MaxNodeScore`.
+pub const MAX_SCORE: i64 = 100;
+
+/// Can the pod be on the node?
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// The pod may run there.
     Fits,
-    /// It may not, for these reasons. `evicting` pods there could change that.
-    Unfit { reasons: Vec<String>, evicting_helps: bool },
+    /// `helpless`: no pod's going would help (upstream's `UnschedulableAndUnresolvable`).
+    Unfit { reasons: Vec<Cow<'static, str>>, helpless: bool },
 }
 
 impl Verdict {
-    /// Nothing that happens to pods could make the node fit.
-    pub fn never(reason: &str) -> Self {
-        Verdict::Unfit { reasons: vec![reason.to_owned()], evicting_helps: false }
+    /// Unfit, unless another pod goes.
+    pub fn crowded(reason: &'static str) -> Verdict {
+        Verdict::Unfit { reasons: vec![Cow::Borrowed(reason)], helpless: false }
     }
 
-    /// The pods that are there are in the way.
-    pub fn full(reasons: Vec<String>) -> Self {
-        Verdict::Unfit { reasons, evicting_helps: true }
-    }
-
-    fn check(fits: bool, reason: &str) -> Self {
-        if fits { Verdict::Fits } else { Verdict::never(reason) }
+    /// Unfit, whoever goes.
+    pub fn never(reason: &'static str) -> Verdict {
+        Verdict::Unfit { reasons: vec![Cow::Borrowed(reason)], helpless: true }
     }
 }
 
 pub type Filter<'a> = Box<dyn Fn(&NodeView) -> Verdict + 'a>;
 pub type Score<'a> = Box<dyn Fn(&NodeView) -> i64 + 'a>;
 
-/// How raw scores become 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scale {
-    /// They are already.
-    Percent,
-    /// The largest becomes 100.
-    Most,
-    /// The largest becomes 0, none at all 100.
-    Least,
-}
-
-/// A plug-in. A `None` filter or score has nothing to say of this pod.
+/// One concern. Preparing answers `None` when the pod gives it nothing to do.
 pub struct Plugin {
     pub name: &'static str,
     pub filter: Option<for<'a> fn(&'a PodView, &'a Cluster) -> Option<Filter<'a>>>,
-    pub score: Option<(i64, Scale, for<'a> fn(&'a PodView, &'a Cluster) -> Option<Score<'a>>)>,
+    pub score: Option<Scoring>,
 }
 
-/// Every plug-in.
+pub struct Scoring {
+    pub weight: i64,
+    /// The last are the nodes that fit.
+    pub prepare: for<'a> fn(&'a PodView, &'a Cluster, &[&'a NodeView]) -> Option<Score<'a>>,
+    pub normalise: fn(&mut [i64]),
+}
+
+const fn plugin(name: &'static str) -> Plugin {
+    Plugin { name, filter: None, score: None }
+}
+
 pub static PLUGINS: &[Plugin] = &[
-    Plugin { name: "NodeUnschedulable", filter: Some(unschedulable::filter), score: None },
-    Plugin { name: "TaintToleration", filter: Some(taints::filter), score: Some((3, Scale::Least, taints::score)) },
-    Plugin { name: "NodeAffinity", filter: Some(affinity::filter), score: Some((2, Scale::Most, affinity::score)) },
-    Plugin { name: "NodePorts", filter: Some(ports::filter), score: None },
-    Plugin { name: "NodeResourcesFit", filter: Some(fit::filter), score: Some((1, Scale::Percent, fit::score)) },
-    Plugin { name: "PodTopologySpread", filter: Some(spread::filter), score: Some((2, Scale::Least, spread::score)) },
-    Plugin { name: "InterPodAffinity", filter: Some(inter_pod::filter), score: Some((2, Scale::Most, inter_pod::score)) },
-    Plugin { name: "NodeResourcesBalancedAllocation", filter: None, score: Some((1, Scale::Percent, balanced::score)) },
+    Plugin { filter: Some(node_unschedulable::filter), ..plugin("NodeUnschedulable") },
+    Plugin { filter: Some(node_name::filter), ..plugin("NodeName") },
+    Plugin {
+        filter: Some(taint_toleration::filter),
+        score: Some(Scoring { weight: 3, prepare: taint_toleration::score, normalise: fewest_best }),
+        ..plugin("TaintToleration")
+    },
+    Plugin {
+        filter: Some(node_affinity::filter),
+        score: Some(Scoring { weight: 2, prepare: node_affinity::score, normalise: most_best }),
+        ..plugin("NodeAffinity")
+    },
+    Plugin { filter: Some(node_ports::filter), ..plugin("NodePorts") },
+    Plugin {
+        filter: Some(node_resources::filter),
+        score: Some(Scoring { weight: 1, prepare: least_allocated::score, normalise: as_it_is }),
+        ..plugin("NodeResourcesFit")
+    },
+    Plugin {
+        filter: Some(topology_spread::filter),
+        score: Some(Scoring { weight: 2, prepare: topology_spread::score, normalise: topology_spread::normalise }),
+        ..plugin("PodTopologySpread")
+    },
+    Plugin {
+        filter: Some(inter_pod_affinity::filter),
+        score: Some(Scoring { weight: 2, prepare: inter_pod_affinity::score, normalise: inter_pod_affinity::normalise }),
+        ..plugin("InterPodAffinity")
+    },
+    Plugin {
+        score: Some(Scoring { weight: 1, prepare: balanced_allocation::score, normalise: as_it_is }),
+        ..plugin("NodeResourcesBalancedAllocation")
+    },
 ];
+
+fn as_it_is(_: &mut [i64]) {}
+
+/// Upstream's `DefaultNormalizeScore`: the highest becomes 100.
+fn most_best(scores: &mut [i64]) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    if max > 0 {
+        scores.iter_mut().for_each(|score| *score = *score * MAX_SCORE / max);
+    }
+}
+
+/// The same, reversed: none becomes 100.
+fn fewest_best(scores: &mut [i64]) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    scores.iter_mut().for_each(|score| *score = if max == 0 { MAX_SCORE } else { MAX_SCORE - *score * MAX_SCORE / max });
+}

@@ -1,201 +1,154 @@
-//! What a pod asks of a node, worked out once. Pure.
+//! A pod as the scheduler sees it: what it asks of a node, worked out once.
 //!
-//! Requests follow upstream's `PodRequests`: the larger of all containers together (with the sidecars) and each init
-//! container (with the sidecars started before it), plus the overhead.
+//! Two views that are equal are the same to scheduling: a change of status or of a note wakes nobody.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use caravel_api::ObjectName;
-use caravel_api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use caravel_api::selector::Selector;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Toleration};
 
-/// What a container without a request counts for when nodes are compared (not when it must fit): upstream's defaults.
-const UNASKED_CPU: i64 = 100;
-const UNASKED_MEMORY: i64 = 200 * 1024 * 1024;
+use crate::affinity::{NodeRules, PodRules, SpreadRule};
+use crate::resources::{self, Amounts};
 
-/// An amount of everything a node offers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Thousandths of a CPU.
-    pub cpu: i64,
-    /// Bytes.
-    pub memory: i64,
-    /// Bytes.
-    pub ephemeral: i64,
-    /// Extended resources and huge pages by name.
-    pub other: BTreeMap<String, i64>,
+/// Pods name their scheduler; this is ours.
+pub const SCHEDULER: &str = "default-scheduler";
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    pub name: ObjectName,
+    pub uid: String,
+    pub labels: BTreeMap<String, String>,
+    pub created: Option<Timestamp>,
+    pub priority: i32,
+    /// May it make others go?
+    pub preempts: bool,
+    pub node: Option<String>,
+    pub terminating: bool,
+    pub requests: Amounts,
+    pub assumed_requests: Amounts,
+    pub ports: Vec<HostPort>,
+    pub nodes: NodeRules,
+    pub tolerations: Vec<Toleration>,
+    pub pods: PodRules,
+    pub spread: Vec<SpreadRule>,
+    /// The pods that do the same work (by services and owner), to be spread when the pod has no rule of its own.
+    pub peers: Option<Selector>,
 }
 
-impl Resources {
-    /// Reads a resource list; what cannot be read counts nothing.
-    pub fn read(list: Option<&BTreeMap<String, Text>>) -> Self {
-        let mut sum = Self::default();
-        for (name, text) in list.into_iter().flatten() {
-            let Ok(amount) = Quantity::parse(&text.0) else { continue };
-            match name.as_str() {
-                "cpu" => sum.cpu = amount.milli(),
-                "memory" => sum.memory = amount.value(),
-                "ephemeral-storage" => sum.ephemeral = amount.value(),
-                "pods" => {}
-                other => drop(sum.other.insert(other.to_owned(), amount.value())),
-            }
-        }
-        sum
-    }
-
-    fn each(&mut self, other: &Self, with: impl Fn(i64, i64) -> i64) {
-        self.cpu = with(self.cpu, other.cpu);
-        self.memory = with(self.memory, other.memory);
-        self.ephemeral = with(self.ephemeral, other.ephemeral);
-        for (name, amount) in &other.other {
-            let mine = self.other.entry(name.clone()).or_default();
-            *mine = with(*mine, *amount);
-        }
-    }
-
-    /// Adds.
-    pub fn add(&mut self, other: &Self) {
-        self.each(other, i64::saturating_add);
-    }
-
-    /// Takes away.
-    pub fn remove(&mut self, other: &Self) {
-        self.each(other, i64::saturating_sub);
-    }
-}
-
-/// A port that a pod opens on its machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A port of the node that a container takes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// Empty: all addresses.
     pub ip: String,
-    /// `TCP`, ...
     pub protocol: String,
-    /// Its number.
     pub port: i32,
 }
 
 impl HostPort {
-    /// Whether both cannot be on one machine.
-    pub fn collides(&self, other: &Self) -> bool {
+    /// Two cannot be on one node. No address, or 0.0.0.0, is every address.
+    pub fn conflicts(&self, other: &HostPort) -> bool {
+        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
         self.port == other.port
             && self.protocol == other.protocol
-            && (self.ip == other.ip || self.ip.is_empty() || other.ip.is_empty())
+            && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
     }
-}
-
-/// A pod as the scheduler sees it.
-#[derive(Debug, Clone)]
-pub struct PodView {
-    /// The object.
-    pub pod: Arc<Pod>,
-    /// What must be free.
-    pub requests: Resources,
-    /// The same with something for containers that ask nothing (cpu, memory), for comparing nodes.
-    pub weight: (i64, i64),
-    /// Ports on the machine.
-    pub ports: Vec<HostPort>,
 }
 
 impl PodView {
-    /// Works it out.
-    pub fn new(pod: Arc<Pod>) -> Self {
-        let requests = total(&pod, |c| Resources::read(c.resources.as_ref().and_then(|r| r.requests.as_ref())));
-        let weighed = total(&pod, |c| {
-            let list = c.resources.as_ref().and_then(|r| r.requests.as_ref());
-            let mut r = Resources::read(list);
-            let asked = |name: &str| list.is_some_and(|l| l.contains_key(name));
-            if !asked("cpu") {
-                r.cpu = UNASKED_CPU;
-            }
-            if !asked("memory") {
-                r.memory = UNASKED_MEMORY;
-            }
-            r
-        });
-        let spec = pod.spec.as_ref();
-        let host = spec.and_then(|s| s.host_network) == Some(true);
-        let ports = spec
-            .iter()
-            .flat_map(|s| &s.containers)
-            .flat_map(|c| c.ports.iter().flatten())
-            .filter_map(|p| {
-                let port = p.host_port.or(host.then_some(p.container_port)).filter(|p| *p > 0)?;
-                let ip = p.host_ip.clone().filter(|ip| ip != "0.0.0.0" && ip != "::").unwrap_or_default();
-                Some(HostPort { ip, protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()), port })
+    pub fn read(pod: &Pod) -> PodView {
+        let metadata = &pod.metadata;
+        let empty = Default::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        let labels = metadata.labels.clone().unwrap_or_default();
+        let containers = spec.containers.iter().chain(
+            spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always")),
+        );
+        let ports = containers
+            .flat_map(|container| container.ports.iter().flatten())
+            .filter_map(|port| {
+                Some(HostPort {
+                    ip: port.host_ip.clone().unwrap_or_default(),
+                    protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                    port: port.host_port.filter(|port| *port > 0)?,
+                })
             })
             .collect();
-        Self { requests, weight: (weighed.cpu, weighed.memory), ports, pod }
-    }
-
-    /// Namespace and name.
-    pub fn name(&self) -> ObjectName {
-        let meta = &self.pod.metadata;
-        ObjectName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-    }
-
-    /// The object's uid.
-    pub fn uid(&self) -> &str {
-        self.pod.metadata.uid.as_deref().unwrap_or_default()
-    }
-
-    /// The object's namespace.
-    pub fn namespace(&self) -> &str {
-        self.pod.metadata.namespace.as_deref().unwrap_or_default()
-    }
-
-    /// The uid of the controller that made it; empty if none did.
-    pub fn controller(&self) -> &str {
-        let owners = self.pod.metadata.owner_references.iter().flatten();
-        owners.filter(|o| o.controller == Some(true)).map(|o| o.uid.as_str()).next().unwrap_or_default()
+        PodView {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            priority: spec.priority.unwrap_or(0),
+            preempts: spec.preemption_policy.as_deref() != Some("Never"),
+            node: spec.node_name.clone().filter(|node| !node.is_empty()),
+            terminating: metadata.deletion_timestamp.is_some(),
+            requests: resources::requests(spec),
+            assumed_requests: resources::assumed_requests(spec),
+            ports,
+            nodes: NodeRules::read(spec),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            pods: PodRules::read(spec, &namespace),
+            spread: SpreadRule::read_all(spec, &labels),
+            peers: None,
+            name: ObjectName::new(namespace, metadata.name.clone().unwrap_or_default()),
+            labels,
+        }
     }
 }
 
-fn total(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
-    let Some(spec) = &pod.spec else { return Resources::default() };
-    let mut sum = Resources::default();
-    for container in &spec.containers {
-        sum.add(&of(container));
-    }
-    let mut sidecars = Resources::default();
-    let mut most = Resources::default();
-    for container in spec.init_containers.iter().flatten() {
-        let mut now = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sum.add(&now);
-            sidecars.add(&now);
-            now = sidecars.clone();
-        } else {
-            now.add(&sidecars);
-        }
-        most.each(&now, i64::max);
-    }
-    sum.each(&most, i64::max);
-    sum.add(&Resources::read(spec.overhead.as_ref()));
-    sum
+/// Does the pod wait for us?
+pub fn is_ours(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    spec.scheduler_name.as_deref().unwrap_or(SCHEDULER) == SCHEDULER
+        && spec.node_name.as_deref().is_none_or(str::is_empty)
+        && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+        && pod.metadata.deletion_timestamp.is_none()
+        && !is_finished(pod)
+}
+
+/// A finished pod holds nothing of its node.
+pub fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use serde_json::json;
 
-    use super::*;
+    #[test]
+    fn who_is_ours() {
+        let cases = [
+            (json!({"spec": {"containers": []}}), true),
+            (json!({"spec": {"containers": [], "schedulerName": "default-scheduler"}}), true),
+            (json!({"spec": {"containers": [], "schedulerName": "mine"}}), false),
+            (json!({"spec": {"containers": [], "nodeName": "n"}}), false),
+            (json!({"spec": {"containers": [], "schedulingGates": [{"name": "g"}]}}), false),
+            (json!({"spec": {"containers": []}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), false),
+            (json!({"spec": {"containers": []}, "status": {"phase": "Failed"}}), false),
+        ];
+        for (pod, expected) in cases {
+            let mut pod = pod;
+            pod["apiVersion"] = "v1".into();
+            pod["kind"] = "Pod".into();
+            let read: Pod = serde_json::from_value(pod.clone()).unwrap();
+            assert_eq!(is_ours(&read), expected, "{pod}");
+        }
+    }
 
     #[test]
-    fn requests_follow_the_life_of_a_pod() {
-        let container = |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
-        let sidecar = |cpu: &str| json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
-        for (spec, cpu, weight) in [
-            (json!({"containers": [container("100m"), container("1")]}), 1100, 1100),
-            (json!({"containers": [container("100m")], "initContainers": [container("500m")]}), 500, 500),
-            (json!({"containers": [container("400m")], "initContainers": [sidecar("200m"), container("300m")]}), 600, 600),
-            (json!({"containers": [container("400m")], "initContainers": [sidecar("200m"), container("900m")]}), 1100, 1100),
-            (json!({"containers": [{"name": "c"}], "overhead": {"cpu": "50m"}}), 50, 150),
-        ] {
-            let view = PodView::new(Arc::new(serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap()));
-            assert_eq!((view.requests.cpu, view.weight.0), (cpu, weight), "{spec}");
+    fn ports() {
+        let port = |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port };
+        let cases = [
+            (port("", "TCP", 80), port("", "TCP", 80), true),
+            (port("", "TCP", 80), port("1.1.1.1", "TCP", 80), true),
+            (port("2.2.2.2", "TCP", 80), port("1.1.1.1", "TCP", 80), false),
+            (port("", "UDP", 80), port("", "TCP", 80), false),
+            (port("", "TCP", 81), port("", "TCP", 80), false),
+        ];
+        for (a, b, expected) in cases {
+            assert_eq!(a.conflicts(&b), expected, "{a:?} {b:?}");
         }
     }
 }

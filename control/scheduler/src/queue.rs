@@ -1,197 +1,245 @@
-//! Whose turn it is. Pure: time comes from outside.
+//! Pods that wait for a node: ready ones by priority and age, failed ones by their back-off, hopeless ones until
+//! something changes. Knows no clock; times are brought.
 //!
-//! A pod is active (to be tried, by priority and age), backing off (1 s, doubling to 10 s), or waiting until something
-//! happens that could make it fit; after five minutes it is tried all the same. As upstream's scheduling queue.
+//! Upstream: `pkg/scheduler/backend/queue` (back-off 1 s doubling to 10 s; hopeless pods are looked at again after 5 min).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use caravel_api::ObjectName;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
+const LAST_BACK_OFF: Duration = Duration::from_secs(10);
+const HOPELESS_AT_MOST: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Higher priority first, then older, then by name.
+type Turn = (Reverse<i32>, Option<Timestamp>, ObjectName);
+
+#[derive(Debug)]
 enum Place {
-    Active,
-    Backoff(Instant),
-    Waiting,
-    Trying,
+    Ready,
+    /// Until then.
+    BackingOff(Instant),
+    /// Since then.
+    Hopeless(Instant),
+    /// Taken, not yet answered for.
+    Taken,
 }
 
 #[derive(Debug)]
-struct Entry {
-    priority: i32,
-    added: u64,
-    attempts: u32,
-    last: Option<Instant>,
+struct Waiting {
+    turn: Turn,
     place: Place,
+    attempts: u32,
+    /// When it was last tried and failed.
+    failed: Option<Instant>,
 }
 
-impl Entry {
-    fn backoff_ends(&self) -> Option<Instant> {
-        let doubled = FIRST_BACKOFF * 2_u32.saturating_pow(self.attempts.saturating_sub(1).min(8));
-        self.last.map(|last| last + doubled.min(LONGEST_BACKOFF))
-    }
-}
-
-/// All pods without a node.
 #[derive(Debug, Default)]
 pub struct Queue {
-    pods: BTreeMap<ObjectName, Entry>,
-    active: BTreeSet<(i64, u64, ObjectName)>,
-    added: u64,
+    waiting: HashMap<ObjectName, Waiting>,
+    ready: BTreeSet<Turn>,
+    backing_off: BTreeSet<(Instant, ObjectName)>,
+    hopeless: BTreeSet<(Instant, ObjectName)>,
 }
 
 impl Queue {
-    /// A pod came, or changed in a way that could make it fit.
-    pub fn add(&mut self, pod: ObjectName, priority: i32) {
-        self.added += 1;
-        let added = self.added;
-        let entry = self.pods.entry(pod.clone()).or_insert(Entry { priority, added, attempts: 0, last: None, place: Place::Waiting });
-        entry.priority = priority;
-        match entry.place {
-            Place::Waiting | Place::Backoff(_) if entry.attempts == 0 => self.activate(&pod),
-            Place::Waiting => {
-                entry.place = entry.backoff_ends().map_or(Place::Active, Place::Backoff);
-                self.enlist(&pod);
-            }
-            _ => {}
+    /// A pod appeared, or changed in a way that may help it.
+    pub fn add(&mut self, name: &ObjectName, priority: i32, created: Option<Timestamp>, now: Instant) {
+        let turn = (Reverse(priority), created, name.clone());
+        let attempts = match self.waiting.get(name) {
+            Some(Waiting { place: Place::Taken, .. }) => return,
+            Some(waiting) => waiting.attempts,
+            None => 0,
+        };
+        let failed = self.waiting.get(name).and_then(|waiting| waiting.failed);
+        self.remove(name);
+        self.waiting.insert(name.clone(), Waiting { turn, place: Place::Taken, attempts, failed });
+        self.ready_or_back_off(name, now);
+    }
+
+    pub fn remove(&mut self, name: &ObjectName) {
+        if self.waiting.contains_key(name) {
+            self.leave(name);
+            self.waiting.remove(name);
         }
     }
 
-    /// A pod has a node, or is gone.
-    pub fn remove(&mut self, pod: &ObjectName) {
-        if let Some(entry) = self.pods.remove(pod) {
-            self.active.remove(&(-i64::from(entry.priority), entry.added, pod.clone()));
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The next pod. It is answered for by [`Queue::failed`], [`Queue::hopeless`] or [`Queue::remove`].
+    pub fn take(&mut self) -> Option<ObjectName> {
+        let (_, _, name) = self.ready.pop_first()?;
+        let waiting = self.waiting.get_mut(&name)?;
+        waiting.place = Place::Taken;
+        waiting.attempts += 1;
+        Some(name)
+    }
+
+    /// What was tried failed by itself: try again after a while.
+    pub fn failed(&mut self, name: &ObjectName, now: Instant) {
+        let Some(waiting) = self.waiting.get_mut(name) else { return };
+        waiting.failed = Some(now);
+        self.leave(name);
+        self.ready_or_back_off(name, now);
+    }
+
+    /// There is no node for it: wait for a change.
+    pub fn hopeless(&mut self, name: &ObjectName, now: Instant) {
+        self.leave(name);
+        let Some(waiting) = self.waiting.get_mut(name) else { return };
+        waiting.failed = Some(now);
+        waiting.place = Place::Hopeless(now);
+        self.hopeless.insert((now, name.clone()));
+    }
+
+    /// Something changed that may help these of the hopeless.
+    pub fn wake(&mut self, now: Instant, helped: impl Fn(&ObjectName) -> bool) {
+        let names: Vec<ObjectName> = self.hopeless.iter().map(|(_, name)| name.clone()).filter(helped).collect();
+        for name in names {
+            self.leave(&name);
+            self.ready_or_back_off(&name, now);
         }
     }
 
-    /// The next pod to try.
-    pub fn pop(&mut self) -> Option<ObjectName> {
-        let (.., pod) = self.active.pop_first()?;
-        if let Some(entry) = self.pods.get_mut(&pod) {
-            entry.place = Place::Trying;
+    /// Lets those go whose time has come.
+    pub fn flush(&mut self, now: Instant) {
+        while let Some((until, name)) = self.backing_off.first().cloned().filter(|(until, _)| *until <= now) {
+            self.backing_off.remove(&(until, name.clone()));
+            self.make_ready(&name);
         }
-        Some(pod)
-    }
-
-    /// It fits nowhere now.
-    pub fn refused(&mut self, pod: &ObjectName, now: Instant) {
-        self.after_try(pod, now, |_| Place::Waiting);
-    }
-
-    /// It could not be bound, which has nothing to do with the nodes: again soon.
-    pub fn failed(&mut self, pod: &ObjectName, now: Instant) {
-        self.after_try(pod, now, |entry| entry.backoff_ends().map_or(Place::Active, Place::Backoff));
-        self.enlist(pod);
-    }
-
-    fn after_try(&mut self, pod: &ObjectName, now: Instant, place: impl FnOnce(&Entry) -> Place) {
-        if let Some(entry) = self.pods.get_mut(pod) {
-            entry.attempts = entry.attempts.saturating_add(1);
-            entry.last = Some(now);
-            entry.place = place(entry);
+        while let Some((_, name)) = self.hopeless.first().cloned().filter(|(since, _)| *since + HOPELESS_AT_MOST <= now) {
+            self.leave(&name);
+            self.ready_or_back_off(&name, now);
         }
     }
 
-    /// Something happened that could make waiting pods fit.
-    pub fn wake(&mut self) {
-        let waiting: Vec<ObjectName> =
-            self.pods.iter().filter(|(_, e)| e.place == Place::Waiting).map(|(name, _)| name.clone()).collect();
-        for pod in waiting {
-            if let Some(entry) = self.pods.get_mut(&pod) {
-                entry.place = entry.backoff_ends().map_or(Place::Active, Place::Backoff);
-            }
-            self.enlist(&pod);
-        }
-    }
-
-    /// Moves what is due to the active pods.
-    pub fn tick(&mut self, now: Instant) {
-        let due: Vec<ObjectName> = self
-            .pods
-            .iter()
-            .filter(|(_, e)| match e.place {
-                Place::Backoff(until) => until <= now,
-                Place::Waiting => e.last.is_some_and(|last| last + LONGEST_WAIT <= now),
-                _ => false,
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for pod in due {
-            self.activate(&pod);
-        }
-    }
-
-    /// When `tick` has something to do next.
+    /// When [`Queue::flush`] will next find something.
     pub fn next_due(&self) -> Option<Instant> {
-        self.pods
-            .values()
-            .filter_map(|e| match e.place {
-                Place::Backoff(until) => Some(until),
-                Place::Waiting => e.last.map(|last| last + LONGEST_WAIT),
-                _ => None,
-            })
-            .min()
+        let back_off = self.backing_off.first().map(|(until, _)| *until);
+        let hopeless = self.hopeless.first().map(|(since, _)| *since + HOPELESS_AT_MOST);
+        back_off.into_iter().chain(hopeless).min()
     }
 
-    fn activate(&mut self, pod: &ObjectName) {
-        if let Some(entry) = self.pods.get_mut(pod) {
-            entry.place = Place::Active;
+    fn ready_or_back_off(&mut self, name: &ObjectName, now: Instant) {
+        let Some(waiting) = self.waiting.get_mut(name) else { return };
+        let until = waiting.failed.map(|failed| failed + back_off(waiting.attempts));
+        match until.filter(|until| *until > now) {
+            Some(until) => {
+                waiting.place = Place::BackingOff(until);
+                self.backing_off.insert((until, name.clone()));
+            }
+            None => self.make_ready(name),
         }
-        self.enlist(pod);
     }
 
-    fn enlist(&mut self, pod: &ObjectName) {
-        if let Some(entry) = self.pods.get(pod).filter(|e| e.place == Place::Active) {
-            self.active.insert((-i64::from(entry.priority), entry.added, pod.clone()));
+    fn make_ready(&mut self, name: &ObjectName) {
+        if let Some(waiting) = self.waiting.get_mut(name) {
+            waiting.place = Place::Ready;
+            self.ready.insert(waiting.turn.clone());
         }
     }
+
+    fn leave(&mut self, name: &ObjectName) {
+        let Some(waiting) = self.waiting.get(name) else { return };
+        match &waiting.place {
+            Place::Ready => {
+                self.ready.remove(&waiting.turn);
+            }
+            Place::BackingOff(until) => {
+                self.backing_off.remove(&(*until, name.clone()));
+            }
+            Place::Hopeless(since) => {
+                self.hopeless.remove(&(*since, name.clone()));
+            }
+            Place::Taken => {}
+        }
+    }
+}
+
+fn back_off(attempts: u32) -> Duration {
+    FIRST_BACK_OFF.saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1).min(10))).min(LAST_BACK_OFF)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn by_priority_then_age_then_with_growing_delays() {
-        let name = |n: &str| ObjectName::new("ns", n);
-        let start = Instant::now();
-        let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut queue = Queue::default();
-        queue.add(name("old"), 0);
-        queue.add(name("young"), 0);
-        queue.add(name("high"), 10);
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|n| n.name).collect();
-        assert_eq!(order, ["high", "old", "young"]);
-        queue.remove(&name("high"));
-        queue.remove(&name("young"));
+    fn name(name: &str) -> ObjectName {
+        ObjectName::new("ns", name)
+    }
 
-        queue.refused(&name("old"), at(0));
-        queue.tick(at(100));
-        assert_eq!(queue.pop(), None, "it waits for something to happen");
-        queue.wake();
-        queue.tick(at(100));
-        assert_eq!(queue.pop(), Some(name("old")));
-        queue.refused(&name("old"), at(100));
-        queue.wake();
-        queue.tick(at(101));
-        assert_eq!(queue.pop(), None, "the second delay is 2 s");
-        assert_eq!(queue.next_due(), Some(at(102)));
-        queue.tick(at(102));
-        assert_eq!(queue.pop(), Some(name("old")));
-        queue.refused(&name("old"), at(102));
-        assert_eq!(queue.next_due(), Some(at(402)));
-        queue.tick(at(402));
-        assert_eq!(queue.pop(), Some(name("old")), "after five minutes in any case");
-        queue.failed(&name("old"), at(402));
-        assert_eq!(queue.next_due(), Some(at(410)), "8 s");
-        queue.remove(&name("old"));
-        queue.wake();
-        queue.tick(at(1000));
-        assert_eq!(queue.pop(), None);
+    fn second(second: i64) -> Option<Timestamp> {
+        Timestamp::from_second(second).ok()
+    }
+
+    fn drain(queue: &mut Queue) -> String {
+        std::iter::from_fn(|| queue.take()).map(|name| name.name).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn priority_then_age_then_name() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        for (pod, priority, created) in [("late", 0, 9), ("b", 0, 5), ("a", 0, 5), ("high", 7, 9)] {
+            queue.add(&name(pod), priority, second(created), now);
+        }
+        assert_eq!(drain(&mut queue), "high a b late");
+    }
+
+    #[test]
+    fn back_off_doubles_to_ten_seconds() {
+        let seconds: Vec<u64> = (1..7).map(|attempts| back_off(attempts).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn the_failed_come_back_by_time_and_the_hopeless_by_change() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        for pod in ["failed", "hopeless"] {
+            queue.add(&name(pod), 0, None, now);
+        }
+        assert_eq!(drain(&mut queue), "failed hopeless");
+        queue.failed(&name("failed"), now);
+        queue.hopeless(&name("hopeless"), now);
+        assert_eq!(drain(&mut queue), "");
+        assert_eq!(queue.next_due(), Some(at(1)));
+        queue.flush(at(1));
+        assert_eq!(drain(&mut queue), "failed");
+        queue.wake(at(2), |_| true);
+        assert_eq!(drain(&mut queue), "hopeless", "its back-off is over");
+        queue.hopeless(&name("hopeless"), at(2));
+        queue.wake(at(2), |_| true);
+        assert_eq!(drain(&mut queue), "", "it backs off first");
+        queue.flush(at(4));
+        assert_eq!(drain(&mut queue), "hopeless");
+        queue.hopeless(&name("hopeless"), at(4));
+        queue.flush(at(303));
+        assert_eq!(drain(&mut queue), "");
+        queue.flush(at(304));
+        assert_eq!(drain(&mut queue), "hopeless");
+    }
+
+    #[test]
+    fn a_pod_in_hand_is_not_given_twice() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        queue.add(&name("a"), 0, None, now);
+        assert_eq!(drain(&mut queue), "a");
+        queue.add(&name("a"), 0, None, now);
+        assert_eq!(drain(&mut queue), "");
+        queue.remove(&name("a"));
+        assert!(queue.is_empty());
     }
 }

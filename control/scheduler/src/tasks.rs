@@ -1,36 +1,31 @@
-//! The loop: watches pods and nodes, places one pod after the other, binds several at a time.
+//! The loop: watches pods and nodes, looks at one pod after the other, and has several writes under way.
 //!
 //! Runs only while this replica leads, under that leadership's epoch. The only place of this crate that spawns.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use caravel_api::{ApiError, Kind, KeyRange, NodeName, ObjectName, Uid};
-use caravel_controllers::action::reference;
+use caravel_api::{ApiError, Kind, NodeName, ObjectName, Uid};
 use caravel_controllers::{Action, EventRecord, Hand, recorder};
-use caravel_store::{Entry, Epoch, EventKind, Store, WatchItem};
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use caravel_store::{Epoch, EventKind, Gone, Store, Watch, WatchError, WatchItem};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Cluster;
-use crate::place::{Unfit, place};
-use crate::pod::PodView;
-use crate::queue::Queue;
+use crate::pod::SCHEDULER;
+use crate::scheduler::{Scheduler, Step};
+use crate::tell;
 
-/// Who this is, in Events and to the API. Pods ask for it by this name.
-const NAME: &str = "default-scheduler";
-/// Writes under way at once.
-const WRITES: usize = 64;
-/// Pods placed before looking at changes again.
-const IN_A_ROW: usize = 128;
+/// Writes under way at once. The store puts those that wait together into one flush.
+const WRITES: usize = 128;
+/// Pods looked at before changes are looked at again.
+const IN_A_ROW: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(30);
 const WATCH_AGAIN: Duration = Duration::from_millis(200);
 
-/// Runs while this replica leads, until `cancel`.
+/// Schedules while this replica leads, until `cancel`.
 pub async fn run(store: Store, hand: Arc<dyn Hand>, cancel: CancellationToken) {
     let mut leadership = store.leadership();
     loop {
@@ -62,212 +57,155 @@ struct World {
 
 /// A write that ended.
 enum Wrote {
-    Bound { pod: ObjectName, uid: String, result: Result<(), ApiError> },
+    Bound(ObjectName, Result<(), ApiError>),
     Told,
 }
 
-struct Scheduler {
-    world: World,
-    cluster: Cluster,
-    queue: Queue,
-    writes: JoinSet<Wrote>,
-    turn: usize,
+struct Watches {
+    pods: Watch,
+    nodes: Watch,
 }
 
 async fn schedule(world: World) {
     loop {
-        let snapshot = world.store.snapshot();
-        let mut watch = match world.store.watch(KeyRange::all(), snapshot.revision()).await {
-            Ok(watch) => watch,
+        let mut scheduler = Scheduler::default();
+        match begin(&world, &mut scheduler).await {
+            Ok(mut watches) => {
+                if work(&world, &mut scheduler, &mut watches).await.is_err() {
+                    tracing::warn!("the scheduler fell behind the store's changes and looks at everything again");
+                }
+            }
             Err(error) => {
                 tracing::debug!(?error, "the scheduler cannot watch yet");
                 sleep(WATCH_AGAIN).await;
-                continue;
-            }
-        };
-        let mut scheduler =
-            Scheduler { world: world.clone(), cluster: Cluster::default(), queue: Queue::default(), writes: JoinSet::new(), turn: 0 };
-        for kind in [Node::row(), Pod::row()] {
-            for entry in snapshot.list(&kind.prefix(None)) {
-                scheduler.changed(entry, None, false);
-            }
-        }
-        drop(snapshot);
-        loop {
-            loop {
-                match watch.try_next() {
-                    Ok(Some(event)) => scheduler.changed(&event.entry, event.previous.as_ref(), event.kind == EventKind::Deleted),
-                    Ok(None) | Err(_) => break, // what is gone is told by `next` below
-                }
-            }
-            scheduler.queue.tick(Instant::now());
-            let mut busy = false;
-            for _ in 0..IN_A_ROW {
-                if scheduler.writes.len() >= WRITES || !scheduler.one() {
-                    break;
-                }
-                busy = true;
-            }
-            if busy {
-                tokio::task::yield_now().await;
-                while let Some(wrote) = scheduler.writes.try_join_next() {
-                    scheduler.wrote(wrote);
-                }
-                if scheduler.writes.len() < WRITES {
-                    continue;
-                }
-            }
-            let due = scheduler.queue.next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-            tokio::select! {
-                item = watch.next() => match item {
-                    Ok(WatchItem::Event(event)) => scheduler.changed(&event.entry, event.previous.as_ref(), event.kind == EventKind::Deleted),
-                    Ok(_) => {}
-                    Err(_) => break,
-                },
-                Some(wrote) = scheduler.writes.join_next(), if !scheduler.writes.is_empty() => scheduler.wrote(wrote),
-                () = sleep_until(due) => {}
             }
         }
     }
 }
 
-/// Whether this scheduler is to find a node for the pod.
-fn is_ours(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    spec.node_name.as_deref().unwrap_or_default().is_empty()
-        && pod.metadata.deletion_timestamp.is_none()
-        && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
-        && matches!(spec.scheduler_name.as_deref(), None | Some("" | NAME))
+/// Everything there is, and what changes after it. Nodes first: pods are placed on them.
+async fn begin(world: &World, scheduler: &mut Scheduler) -> Result<Watches, WatchError> {
+    let snapshot = world.store.snapshot();
+    let watch = async |range| world.store.watch(range, snapshot.revision()).await;
+    let watches = Watches { pods: watch(Pod::row().prefix(None)).await?, nodes: watch(Node::row().prefix(None)).await? };
+    let now = Instant::now();
+    for entry in snapshot.list(&Node::row().prefix(None)) {
+        scheduler.node_changed(entry, false, now);
+    }
+    for entry in snapshot.list(&Pod::row().prefix(None)) {
+        scheduler.pod_changed(entry, false, &snapshot, now);
+    }
+    Ok(watches)
 }
 
-fn has_ended(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+async fn work(world: &World, scheduler: &mut Scheduler, watches: &mut Watches) -> Result<(), Gone> {
+    let mut writes: JoinSet<Wrote> = JoinSet::new();
+    loop {
+        catch_up(world, scheduler, watches)?;
+        while let Some(wrote) = writes.try_join_next() {
+            ended(scheduler, wrote);
+        }
+        scheduler.flush(Instant::now());
+        let idle = look(world, scheduler, &mut writes);
+        if !idle && writes.len() < WRITES {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let due = scheduler.next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            item = watches.pods.next() => if let WatchItem::Event(event) = item? {
+                scheduler.pod_changed(&event.entry, event.kind == EventKind::Deleted, &world.store.snapshot(), Instant::now());
+            },
+            item = watches.nodes.next() => if let WatchItem::Event(event) = item? {
+                scheduler.node_changed(&event.entry, event.kind == EventKind::Deleted, Instant::now());
+            },
+            Some(wrote) = writes.join_next(), if !writes.is_empty() => ended(scheduler, wrote),
+            () = sleep_until(due) => {}
+        }
+    }
 }
 
-impl Scheduler {
-    fn changed(&mut self, entry: &Arc<Entry>, before: Option<&Arc<Entry>>, deleted: bool) {
-        let kind = entry.key.kind_prefix();
-        if kind == Pod::row().prefix(None).start.as_str() {
-            match entry.decode::<Pod>() {
-                Ok(pod) => {
-                    let before = before.and_then(|entry| entry.decode::<Pod>().ok());
-                    self.pod_changed(pod, before, deleted);
+/// Takes in what has changed already.
+fn catch_up(world: &World, scheduler: &mut Scheduler, watches: &mut Watches) -> Result<(), Gone> {
+    while let Some(event) = watches.nodes.try_next()? {
+        scheduler.node_changed(&event.entry, event.kind == EventKind::Deleted, Instant::now());
+    }
+    let mut snapshot = None;
+    while let Some(event) = watches.pods.try_next()? {
+        let snapshot = snapshot.get_or_insert_with(|| world.store.snapshot());
+        scheduler.pod_changed(&event.entry, event.kind == EventKind::Deleted, snapshot, Instant::now());
+    }
+    Ok(())
+}
+
+/// Looks at some pods. True when none waits.
+fn look(world: &World, scheduler: &mut Scheduler, writes: &mut JoinSet<Wrote>) -> bool {
+    let snapshot = world.store.snapshot();
+    for _ in 0..IN_A_ROW {
+        if writes.len() >= WRITES {
+            return false;
+        }
+        match scheduler.next(&snapshot, Instant::now()) {
+            Step::Idle => return true,
+            Step::Skip => {}
+            Step::Bind { pod, node } => {
+                writes.spawn(bind(world.clone(), pod, node));
+            }
+            Step::Tell { actions, events } => {
+                events.into_iter().for_each(|event| world.emit(event));
+                if !actions.is_empty() {
+                    writes.spawn(carry_out(world.clone(), actions));
                 }
-                Err(error) => tracing::error!(%error, "a pod cannot be read"),
-            }
-        } else if kind == Node::row().prefix(None).start.as_str() {
-            match entry.decode::<Node>() {
-                Ok(node) if deleted => self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or_default()),
-                Ok(node) => {
-                    if self.cluster.put_node(&node) {
-                        self.queue.wake();
-                    }
-                }
-                Err(error) => tracing::error!(%error, "a node cannot be read"),
             }
         }
     }
+    false
+}
 
-    fn pod_changed(&mut self, pod: Arc<Pod>, before: Option<Arc<Pod>>, deleted: bool) {
-        let view = PodView::new(pod.clone());
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty());
-        if deleted || has_ended(&pod) {
-            self.queue.remove(&view.name());
-            if self.cluster.remove_pod(view.uid()) {
-                self.queue.wake();
-            }
-        } else if let Some(node) = node {
-            self.queue.remove(&view.name());
-            self.cluster.put_pod(Arc::new(view), &node);
-            // Pods that must be near this one may fit now.
-            self.queue.wake();
-        } else if is_ours(&pod) {
-            let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-            // Our own word that the pod fits nowhere changes its status only, and must not wake it.
-            let asks_the_same = before.is_some_and(|before| before.spec == pod.spec && before.metadata.labels == pod.metadata.labels);
-            if !asks_the_same {
-                self.queue.add(view.name(), priority);
-            }
-        } else {
-            self.queue.remove(&view.name());
-        }
-    }
-
-    /// Tries the next pod. False if there is none.
-    fn one(&mut self) -> bool {
-        let Some(name) = self.queue.pop() else { return false };
-        let pod = match self.world.store.snapshot().get::<Pod>(&name) {
-            Ok(Some(pod)) if is_ours(&pod) && !has_ended(&pod) => pod,
-            Ok(_) => {
-                self.queue.remove(&name);
-                return true;
-            }
-            Err(error) => {
-                tracing::error!(%error, "a pod cannot be read");
-                self.queue.remove(&name);
-                return true;
-            }
-        };
-        let view = Arc::new(PodView::new(pod.clone()));
-        self.turn = self.turn.wrapping_add(1);
-        match place(&view, &self.cluster, self.turn) {
-            Ok(node) => {
-                let node = node.name.clone();
-                self.cluster.put_pod(view.clone(), &node);
-                self.writes.spawn(bind(self.world.clone(), pod, name, node));
-            }
-            Err(Unfit(why)) => {
-                self.queue.refused(&name, Instant::now());
-                self.writes.spawn(tell(self.world.clone(), pod, name, why));
-            }
-        }
-        true
-    }
-
-    fn wrote(&mut self, wrote: Result<Wrote, tokio::task::JoinError>) {
-        match wrote {
-            Ok(Wrote::Bound { pod, result: Ok(()), .. }) => self.queue.remove(&pod),
-            Ok(Wrote::Bound { pod, uid, result: Err(error) }) => {
+fn ended(scheduler: &mut Scheduler, wrote: Result<Wrote, JoinError>) {
+    match wrote {
+        Ok(Wrote::Bound(pod, result)) => {
+            if let Err(error) = &result {
                 tracing::warn!(%pod, %error, "not bound");
-                // If it was bound after all, the watch says so.
-                self.cluster.remove_pod(&uid);
-                self.queue.failed(&pod, Instant::now());
             }
-            Ok(Wrote::Told) => {}
-            Err(error) => tracing::error!(%error, "a write ended badly"),
+            scheduler.bound(&pod, &result, Instant::now());
         }
+        Ok(Wrote::Told) => {}
+        Err(error) => tracing::error!(%error, "a write ended badly"),
     }
 }
 
-async fn bind(world: World, pod: Arc<Pod>, name: ObjectName, node: String) -> Wrote {
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let action = Action::Bind { pod: name.clone(), uid: Uid::from(uid.as_str()), node: NodeName::new(node.as_str()) };
-    let result = apply(&world, action).await;
-    if result.is_ok() {
-        let message = format!("Successfully assigned {name} to {node}");
-        world.emit(EventRecord::normal(reference(&*pod), NAME, "Scheduled", message));
+async fn bind(world: World, pod: Arc<Pod>, node: String) -> Wrote {
+    let name = caravel_controllers::action::name_of(&*pod);
+    let uid = Uid::from(pod.metadata.uid.as_deref().unwrap_or_default());
+    let result = world.apply(Action::Bind { pod: name.clone(), uid, node: NodeName::new(node.as_str()) }).await;
+    match &result {
+        Ok(()) => world.emit(tell::scheduled(&pod, &node)),
+        Err(error) if error.is_not_found() || error.is_conflict() => {}
+        Err(error) => world.emit(tell::failed(&pod, &format!("binding rejected: {error}"))),
     }
-    Wrote::Bound { pod: name, uid, result }
+    Wrote::Bound(name, result)
 }
 
-async fn tell(world: World, pod: Arc<Pod>, name: ObjectName, why: String) -> Wrote {
-    world.emit(EventRecord::warning(reference(&*pod), NAME, "FailedScheduling", why.clone()));
-    if let Some(told) = with_condition(&pod, &why, caravel_api::time::now())
-        && let Err(error) = apply(&world, Action::update_status(&told)).await
-    {
-        tracing::debug!(%name, %error, "the pod's condition was not written");
+/// In order; one that is refused does not hold up the others, since every one is decided on again anyway.
+async fn carry_out(world: World, actions: Vec<Action>) -> Wrote {
+    for action in actions {
+        let line = action.to_string();
+        if let Err(error) = world.apply(action).await {
+            tracing::debug!(action = line, %error, "refused");
+        }
     }
     Wrote::Told
 }
 
-async fn apply(world: &World, action: Action) -> Result<(), ApiError> {
-    match timeout(DEADLINE, world.hand.apply(world.epoch, NAME, action)).await {
-        Ok(result) => result.map(drop),
-        Err(_) => Err(ApiError::timeout("the write took too long; it may have been committed", 0)),
-    }
-}
-
 impl World {
+    async fn apply(&self, action: Action) -> Result<(), ApiError> {
+        match timeout(DEADLINE, self.hand.apply(self.epoch, SCHEDULER, action)).await {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(ApiError::timeout("the write took too long; it may have been committed", 0)),
+        }
+    }
+
     fn emit(&self, record: EventRecord) {
         // Events are best effort: when too many wait, this one is dropped.
         if self.events.try_send(record).is_err() {
@@ -276,27 +214,5 @@ impl World {
     }
 }
 
-/// The pod with its condition saying that it fits nowhere; none where it says so already.
-fn with_condition(pod: &Pod, why: &str, now: Timestamp) -> Option<Pod> {
-    let mut pod = pod.clone();
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    let old = conditions.iter().position(|c| c.type_ == "PodScheduled");
-    let since = match old.map(|i| &conditions[i]) {
-        Some(c) if c.status == "False" && c.reason.as_deref() == Some("Unschedulable") && c.message.as_deref() == Some(why) => return None,
-        Some(c) if c.status == "False" => c.last_transition_time.clone(),
-        _ => None,
-    };
-    let condition = PodCondition {
-        type_: "PodScheduled".into(),
-        status: "False".into(),
-        reason: Some("Unschedulable".into()),
-        message: Some(why.to_owned()),
-        last_transition_time: since.or_else(|| Some(caravel_api::time::time(now))),
-        ..PodCondition::default()
-    };
-    match old {
-        Some(i) => conditions[i] = condition,
-        None => conditions.push(condition),
-    }
-    Some(pod)
-}
+#[cfg(test)]
+mod tests;
