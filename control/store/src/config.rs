@@ -57,7 +57,9 @@ impl StoreConfig {
 
     /// A single voter that forgets everything when dropped.
     pub fn memory() -> Self {
-        StoreConfig { backend: BackendKind::Memory, ..StoreConfig::single("", "") }
+        // A log that is gone with the process need not be long.
+        let limits = Limits { log_entries: 500, log_bytes: 8 << 20, tail_bytes: 4 << 20, snapshot_every: 500, ..Limits::default() };
+        StoreConfig { backend: BackendKind::Memory, limits, ..StoreConfig::single("", "") }
     }
 }
 

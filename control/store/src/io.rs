@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -223,7 +224,8 @@ impl Writer {
                 jobs.into_iter().for_each(|job| refuse(job, &mut done));
                 Err(io::Error::other(why.clone()))
             }
-            None => self.write(jobs, &mut done),
+            // sled panics where it should fail; whoever waits is told all the same.
+            None => catch_unwind(AssertUnwindSafe(|| self.write(jobs, &mut done))).unwrap_or_else(|_| Err(io::Error::other("the database panicked"))),
         };
         if let Err(error) = &result
             && self.failed.is_none()
@@ -347,7 +349,8 @@ impl Writer {
         if self.failed.is_some() {
             return false;
         }
-        match self.try_step() {
+        let step = catch_unwind(AssertUnwindSafe(|| self.try_step())).unwrap_or_else(|_| Err(io::Error::other("the database panicked")));
+        match step {
             Ok(more) => more,
             Err(error) => {
                 tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");

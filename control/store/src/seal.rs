@@ -58,6 +58,12 @@ impl KeyRing {
         KeyRing { keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&key.into()))]), current: 1 }
     }
 
+    /// A ring of one known key.
+    #[cfg(test)]
+    pub fn fixed() -> Self {
+        KeyRing { keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&[9; KEY].into()))]), current: 1 }
+    }
+
     /// The keys in `dir`. Where there is none, the first one is made if `create`.
     pub fn open(dir: &Path, create: bool) -> Result<Self, KeyError> {
         let fail = |cause| KeyError::Io(dir.to_owned(), cause);

@@ -295,6 +295,20 @@ impl Store {
         }
     }
 
+    /// Returns once this replica can no longer take part (a disk error, most likely), and says why. The server must
+    /// end then: what it has on disk is whole, and a restart will tell whether the disk can be used.
+    pub async fn failure(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "consensus has stopped".into();
+            }
+        }
+    }
+
     /// What a transport hands other replicas' requests to.
     pub fn peer(&self) -> crate::Peer {
         crate::Peer::new(self.inner.raft.clone())
@@ -338,3 +352,6 @@ fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
     }
     .validate()
 }
+
+#[cfg(test)]
+mod faults;

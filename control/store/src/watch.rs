@@ -318,3 +318,41 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Entry;
+    use crate::event::EventKind;
+    use caravel_api::{Encoded, Key};
+
+    fn publish(hub: &Hub, revision: u64) {
+        let object = Encoded::new(r#"{"metadata":{"name":"a"}}"#).unwrap();
+        let entry = Arc::new(Entry::new(Key::from("/registry/core/pods/a/a"), Revision(revision), &object));
+        hub.publish(vec![Arc::new(Event::new(EventKind::Modified, entry, None, Instant::now()))], Revision(revision), || ());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_events_go_and_those_who_have_not_read_them_are_told() {
+        let hub = Arc::new(Hub::new(RingLimits { age: Duration::from_secs(10), ..RingLimits::default() }, Revision(5)));
+        let pods = KeyRange::prefix("/registry/core/pods/");
+        assert!(matches!(hub.watch(pods.clone(), Revision(4)), Err(WatchError::Gone)));
+        let mut behind = hub.watch(pods.clone(), Revision(5)).unwrap();
+        publish(&hub, 6);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        publish(&hub, 7);
+        let mut reader = hub.watch(pods.clone(), Revision(6)).unwrap();
+        tokio::time::advance(Duration::from_secs(8)).await;
+        hub.expire(Instant::now());
+        assert_eq!(behind.try_next().unwrap_err(), Gone);
+        assert_eq!(reader.try_next().unwrap().map(|event| event.revision), Some(Revision(7)));
+        tokio::time::advance(Duration::from_secs(8)).await;
+        hub.expire(Instant::now());
+        // It has read everything, so nothing is gone for it.
+        assert!(reader.try_next().unwrap().is_none());
+        assert!(hub.watch(pods.clone(), Revision(7)).is_ok());
+        hub.reset(Revision(100), || ());
+        assert_eq!(reader.try_next().unwrap_err(), Gone);
+        assert!(hub.watch(pods, Revision(100)).is_ok());
+    }
+}

@@ -39,6 +39,12 @@ impl MemoryDisk {
         MemoryDisk { flushed: Some(Arc::default()), ..MemoryDisk::default() }
     }
 
+    /// The same disk behind a flush that does nothing.
+    #[cfg(test)]
+    pub fn lying(disk: &Self) -> Self {
+        MemoryDisk { flushed: None, ..disk.clone() }
+    }
+
     /// The disk as a power cut would leave it: exactly what was flushed.
     #[cfg(test)]
     pub fn power_cut(&self) -> Self {
