@@ -15,6 +15,7 @@ pub mod hand;
 pub mod identity;
 pub mod namespace;
 pub mod network;
+pub mod node;
 mod queue;
 pub mod recorder;
 pub mod row;
@@ -40,6 +41,10 @@ pub static CONTROLLERS: &[Row] = &[
     workload::replica_set::CONTROLLER,
     network::endpoints::CONTROLLER,
     network::slices::CONTROLLER,
+    node::cidr::CONTROLLER,
+    node::health::CONTROLLER,
+    node::taint_eviction::CONTROLLER,
+    node::pod_gc::CONTROLLER,
     garbage::CONTROLLER,
     event_expiry::CONTROLLER,
 ];
