@@ -186,3 +186,123 @@ fn instant(at: Timestamp) -> Instant {
     let wait = at.as_millisecond() - Timestamp::now().as_millisecond();
     Instant::now() + Duration::from_millis(u64::try_from(wait).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use caravel_api::{Kind, ObjectName, time};
+    use caravel_store::{Snapshot, Store};
+    use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+    use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Pod, PodCondition};
+    use tokio_util::sync::CancellationToken;
+
+    use crate::fake::FakeHand;
+    use crate::testing::{cluster, eventually};
+    use crate::{Action, Hand, Settings};
+
+    const OBJECTS: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: a, uid: n}, spec: {finalizers: [kubernetes]}, status: {phase: Active}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1, uid: n1}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: a, uid: s}, spec: {selector: {app: web}, ports: [{port: 80}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: a, uid: d, generation: 1}
+spec:
+  replicas: 3
+  progressDeadlineSeconds: 600
+  selector: {matchLabels: {app: web}}
+  strategy: {type: RollingUpdate}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: v1}]}}
+";
+
+    /// Runs every pod at once, and ends those that are deleted.
+    async fn make_believe_node(store: Store, hand: Arc<FakeHand>) {
+        let mut revisions = store.revisions();
+        let epoch = store.leadership().borrow().expect("a memory store leads");
+        loop {
+            let snapshot = store.snapshot();
+            for pod in snapshot.all::<Pod>(None).filter_map(Result::ok) {
+                if pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some()) {
+                    continue;
+                }
+                let mut pod = (*pod).clone();
+                let status = pod.status.get_or_insert_default();
+                status.phase = Some("Running".to_owned());
+                status.pod_ip = Some("10.42.0.9".to_owned());
+                let ready = PodCondition { type_: "Ready".to_owned(), status: "True".to_owned(), last_transition_time: Some(time::time(time::now())), ..PodCondition::default() };
+                status.conditions = Some(vec![ready]);
+                let _ = hand.apply(epoch, "n1", Action::update_status(&pod)).await;
+            }
+            if revisions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn images(snapshot: &Snapshot) -> Vec<String> {
+        let pods = snapshot.all::<Pod>(Some("a")).filter_map(Result::ok);
+        let mut images: Vec<String> = pods.filter_map(|pod| pod.spec.as_ref()?.containers[0].image.clone()).collect();
+        images.sort();
+        images
+    }
+
+    fn deployment(snapshot: &Snapshot) -> Arc<Deployment> {
+        snapshot.get(&ObjectName::new("a", "web")).unwrap().unwrap()
+    }
+
+    fn settled(snapshot: &Snapshot) -> bool {
+        let status = deployment(snapshot).status.clone().unwrap_or_default();
+        let wanted = deployment(snapshot).spec.replicas;
+        status.observed_generation == deployment(snapshot).metadata.generation && (status.replicas, status.available_replicas, status.updated_replicas) == (wanted, wanted, wanted)
+    }
+
+    #[tokio::test]
+    async fn a_deployment_lives_rolls_and_goes_with_its_namespace() {
+        let (store, hand) = cluster(&[OBJECTS]).await;
+        let cancel = CancellationToken::new();
+        let settings = Settings { root_ca: "CA".to_owned(), ..Settings::default() };
+        let controllers = tokio::spawn(super::run(store.clone(), hand.clone(), settings, cancel.clone()));
+        let node = tokio::spawn(make_believe_node(store.clone(), hand.clone()));
+        let epoch = store.leadership().borrow().unwrap();
+
+        eventually(&store, "three pods run", |snapshot| images(snapshot) == ["v1", "v1", "v1"] && settled(snapshot)).await;
+        eventually(&store, "the service shows them", |snapshot| {
+            let endpoints = snapshot.get::<Endpoints>(&ObjectName::new("a", "web")).unwrap();
+            endpoints.is_some_and(|endpoints| endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten()).count() == 3)
+        })
+        .await;
+        eventually(&store, "the CA is published", |snapshot| snapshot.get::<ConfigMap>(&ObjectName::new("a", "kube-root-ca.crt")).unwrap().is_some()).await;
+        eventually(&store, "it is told", |snapshot| {
+            let messages: Vec<String> = snapshot.all::<Event>(Some("a")).filter_map(|event| event.unwrap().message.clone()).collect();
+            messages.iter().any(|message| message.starts_with("Scaled up replica set web-") && message.ends_with(" from 0 to 3"))
+                && messages.iter().filter(|message| message.starts_with("Created pod: web-")).count() == 3
+        })
+        .await;
+
+        let mut new = (*deployment(&store.snapshot())).clone();
+        new.spec.template.spec.as_mut().unwrap().containers[0].image = Some("v2".to_owned());
+        new.metadata.resource_version = None;
+        hand.apply(epoch, "test", Action::update(&new)).await.unwrap();
+        eventually(&store, "the new image is rolled out", |snapshot| images(snapshot) == ["v2", "v2", "v2"] && settled(snapshot)).await;
+        eventually(&store, "the old set is kept at nothing", |snapshot| {
+            let mut sizes: Vec<_> = snapshot.all::<ReplicaSet>(Some("a")).map(|set| set.unwrap().spec.replicas).collect();
+            sizes.sort();
+            sizes == [Some(0), Some(3)]
+        })
+        .await;
+
+        let namespace = store.snapshot().get::<Namespace>(&ObjectName::cluster("a")).unwrap().unwrap();
+        hand.apply(epoch, "test", Action::delete(&*namespace)).await.unwrap();
+        eventually(&store, "the namespace is gone with all that was in it", |snapshot| {
+            snapshot.entry(&Namespace::row().key("", "a")).is_none() && snapshot.count(&Pod::row().prefix(None)) == 0
+        })
+        .await;
+        cancel.cancel();
+        controllers.await.unwrap();
+        node.abort();
+    }
+}
