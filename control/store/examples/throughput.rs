@@ -20,6 +20,13 @@ fn resident_kib() -> u64 {
     line.split_whitespace().filter_map(|word| word.parse().ok()).next().unwrap_or(0)
 }
 
+fn processor_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    (ticks(11) + ticks(12)) * 10
+}
+
 async fn load(store: &Store, writers: u64, time: Duration) {
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
@@ -60,6 +67,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let begun = Instant::now();
     let store = Store::open(config.clone()).await?;
     println!("first start: {:.1?}", begun.elapsed());
+    let (begun, used) = (Instant::now(), processor_ms());
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    println!("idle: {} ms of processor in {:.1?}, resident {} MiB", processor_ms() - used, begun.elapsed(), resident_kib() / 1024);
     for writers in [1, 16, 64, 1000] {
         load(&store, writers, Duration::from_secs(seconds)).await;
     }

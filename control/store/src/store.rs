@@ -354,4 +354,4 @@ fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
 }
 
 #[cfg(test)]
-mod faults;
+mod fault_tests;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::Store;
 use crate::backend::memory::MemoryDisk;
-use crate::config::StoreConfig;
+use crate::config::{Limits, StoreConfig};
 use crate::open::open_memory;
 use crate::raft::transport::Alone;
 use crate::seal::KeyRing;
@@ -24,7 +24,8 @@ fn key(name: &str) -> Key {
 }
 
 async fn open(disk: MemoryDisk) -> Store {
-    let config = StoreConfig::memory();
+    let limits = Limits { log_entries: 20, snapshot_every: 30, ..Limits::default() };
+    let config = StoreConfig { limits, ..StoreConfig::memory() };
     let found = open_memory(&config, disk, KeyRing::fixed()).unwrap();
     Store::start(config, found, Arc::new(Alone)).await.unwrap()
 }
@@ -33,12 +34,12 @@ async fn open(disk: MemoryDisk) -> Store {
 async fn a_power_cut_takes_nothing_acknowledged() {
     let mut disk = MemoryDisk::careful();
     let mut acknowledged: Vec<(String, caravel_api::Revision)> = Vec::new();
-    for round in 0..10 {
+    for round in 0..5 {
         let store = open(disk.clone()).await;
         for (name, revision) in &acknowledged {
             assert_eq!(store.snapshot().entry(&key(name)).map(|entry| entry.revision), Some(*revision), "{name} in round {round}");
         }
-        for n in 0..300 {
+        for n in 0..80 {
             let name = format!("r{round}n{n}");
             let revision = store.commit(put(&name)).await.unwrap().revision;
             acknowledged.push((name, revision));
