@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_BETA: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
-const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// Answers one of the discovery paths; `path` has no slash at its end.
 pub(crate) fn page(api: &ApiServer, ask: &Ask, path: &str) -> Result<Response<Body>, ApiError> {
@@ -78,8 +77,8 @@ fn tagged(ask: &Ask, document: openapi::Document, media: &'static str) -> Respon
 
 fn openapi_v2(ask: &Ask) -> Response<Body> {
     let accepts = ask.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let protobuf = accepts.split(',').any(|media| media.split(';').next().unwrap_or_default().trim() == OPENAPI_PROTOBUF);
-    tagged(ask, openapi::v2_document(protobuf), if protobuf { OPENAPI_PROTOBUF } else { "application/json" })
+    let protobuf = accepts.split(',').any(|media| openapi::V2_PROTOBUF_ACCEPTED.contains(&media.split(';').next().unwrap_or_default().trim()));
+    tagged(ask, openapi::v2_document(protobuf), if protobuf { openapi::V2_PROTOBUF } else { "application/json" })
 }
 
 fn paths() -> Value {

@@ -16,6 +16,7 @@ mod negotiate;
 mod node_proxy;
 mod options;
 mod pages;
+mod protobuf;
 mod query;
 mod respond;
 mod reviews;

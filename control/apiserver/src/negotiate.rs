@@ -1,6 +1,6 @@
 //! Which form a response takes and which form a body has: the `Accept` and `Content-Type` headers.
-//! Upstream: apiserver/pkg/endpoints/handlers/negotiation. Protobuf is not offered yet; a client that
-//! accepts nothing else gets 406, one that sends it 415, as upstream answers for kinds without it.
+//! Upstream: apiserver/pkg/endpoints/handlers/negotiation. Protobuf is not sent yet; a client that
+//! accepts nothing else gets 406. Bodies may come in it.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
@@ -13,6 +13,8 @@ pub enum Encoding {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`, for request bodies only.
+    Protobuf,
 }
 
 /// What shape an object or a list is given.
@@ -111,13 +113,14 @@ pub fn accept(headers: &HeaderMap, pretty: bool) -> Option<Accepted> {
 /// The form of a request body; `Err` is the media type that is not understood (415). No header means JSON.
 ///
 /// # Errors
-/// The media type, when it is neither JSON nor YAML.
+/// The media type, when it is none of these.
 pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding, String> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Encoding::Json) };
     let value = value.to_str().unwrap_or("?");
     match value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         other => Err(other.to_owned()),
     }
 }

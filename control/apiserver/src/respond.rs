@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 const GZIP_FROM: u64 = 128 * 1024;
 
 /// Media types offered, for 406 and 415.
-pub(crate) const OFFERED: &[&str] = &["application/json", "application/yaml"];
+pub(crate) const OFFERED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// A JSON document in the encoding asked for.
 pub(crate) fn document(status: StatusCode, json: Bytes, accepted: Accepted) -> Response<Body> {
@@ -28,7 +28,7 @@ pub(crate) fn document(status: StatusCode, json: Bytes, accepted: Accepted) -> R
             Ok(value) => plain(status, "application/json", serde_json::to_vec_pretty(&value).map_or(json, Bytes::from)),
             Err(_) => plain(status, "application/json", json),
         },
-        Encoding::Json => plain(status, "application/json", json),
+        Encoding::Json | Encoding::Protobuf => plain(status, "application/json", json),
         Encoding::Yaml => match yaml(&json) {
             Ok(text) => plain(status, "application/yaml", text.into()),
             Err(error) => self::error(&ApiError::internal(format!("write YAML: {error}")), Accepted::default()),

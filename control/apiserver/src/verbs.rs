@@ -37,7 +37,15 @@ pub(crate) async fn json_body(ask: &Ask, body: Body) -> Result<Bytes, ApiError> 
         Encoding::Json => Ok(bytes),
         Encoding::Yaml if bytes.is_empty() => Ok(bytes),
         Encoding::Yaml => yaml_to_json(&bytes),
+        Encoding::Protobuf => protobuf_to_json(&bytes),
     }
+}
+
+/// A protobuf body as JSON bytes.
+pub(crate) fn protobuf_to_json(bytes: &[u8]) -> Result<Bytes, ApiError> {
+    let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the object provided is unrecognized: {error}"));
+    let value = crate::protobuf::to_json(bytes).map_err(|error| bad(&error))?;
+    serde_json::to_vec(&value).map(Bytes::from).map_err(|error| bad(&error))
 }
 
 /// Reads a body's bytes.

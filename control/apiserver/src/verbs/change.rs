@@ -1,6 +1,6 @@
 //! create, replace, delete and deletecollection: from the body to the recipe to the answer.
 
-use super::{decode, json_body, read, writer, written, yaml_to_json};
+use super::{decode, json_body, protobuf_to_json, read, writer, written, yaml_to_json};
 use crate::body::Body;
 use crate::negotiate::{self, Encoding};
 use crate::respond;
@@ -52,6 +52,7 @@ async fn delete_options(ask: &Ask, body: Body) -> Result<DeleteOptions, ApiError
         match negotiate::body_encoding(&ask.headers) {
             Ok(Encoding::Json) => bytes,
             Ok(Encoding::Yaml) => yaml_to_json(&bytes)?,
+            Ok(Encoding::Protobuf) => protobuf_to_json(&bytes)?,
             Err(_) => return Err(ApiError::unsupported_media_type(respond::OFFERED)),
         }
     };
