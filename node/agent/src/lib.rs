@@ -4,8 +4,32 @@
 //! them in the runtime's state directory and goes on. Never runs a pod that the API server did not hand it.
 //! Behaviour, reasons and messages follow the kubelet's.
 
+mod api;
+mod bound;
+mod conditions;
 mod config;
+mod credentials;
+mod env;
+mod events;
+mod expand;
+mod grpc_health;
+mod handler;
+mod hosts;
+mod lease;
+mod machine;
+mod network;
+mod node;
+mod node_status;
+mod objects;
+mod pod;
 mod pods;
+mod qos;
+mod run;
+mod spec;
+mod tasks;
+mod trusting;
+mod world;
 
 pub use config::NodeConfig;
 pub use pods::{ContainerView, PodView, Pods};
+pub use run::{run, run_with};
