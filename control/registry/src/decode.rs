@@ -95,6 +95,8 @@ fn in_gos_words(kind: &str, path: &str, text: &str) -> String {
             "a boolean" => "bool",
             "a sequence" => "[]",
             "a map" => "map",
+            "i32" => "int32",
+            "i64" => "int64",
             other => other.strip_prefix("a base64-encoded ").unwrap_or(other),
         };
         return format!("json: cannot unmarshal {what} into Go struct field {kind}.{path} of type {expected}");
@@ -183,7 +185,7 @@ mod tests {
         for (json, want) in [
             (
                 r#"{"spec":{"replicas":"3"}}"#,
-                r#"Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field Deployment.spec.replicas of type i32"#,
+                r#"Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field Deployment.spec.replicas of type int32"#,
             ),
             (
                 r#"{"spec":{"template":{"spec":{"containers":[{"name":"a"},{"name":5,"image":"x"}]}}}}"#,

@@ -62,6 +62,10 @@ impl Strategy for Endpoints {
         }
         found.into_errors()
     }
+
+    fn warnings(&self, _: Option<&Self>) -> Vec<String> {
+        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+    }
 }
 
 fn validate_address(found: &mut Found, address: &EndpointAddress, at: &At) {

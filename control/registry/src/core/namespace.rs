@@ -87,19 +87,6 @@ impl Strategy for Namespace {
     }
 }
 
-/// What the subresource `finalize` changes: the finalizers alone.
-pub fn prepare_finalize(new: &mut Namespace, old: &Namespace) {
-    meta::carry(&mut new.metadata, &old.metadata);
-    new.status.clone_from(&old.status);
-}
-
-/// What is wrong with the finalizers that `finalize` would leave.
-pub fn validate_finalize(new: &Namespace, old: &Namespace) -> FieldErrors {
-    let mut errors = meta::validate_update(&new.metadata, &old.metadata);
-    errors.extend(new.validate());
-    errors
-}
-
 fn finalizers(found: &mut Found, namespace: &Namespace) {
     let at = At::Root.child("spec");
     let at = at.child("finalizers");

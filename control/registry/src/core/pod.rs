@@ -3,7 +3,6 @@
 //! Follows `pkg/registry/core/pod/strategy.go`; defaults and validation, shared with the templates of workloads, are in
 //! the files below.
 
-pub mod binding;
 pub mod container;
 pub mod defaults;
 pub mod env;
