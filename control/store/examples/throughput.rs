@@ -1,4 +1,4 @@
-//! Durable writes per second and their latency, by number of writers: `throughput [seconds] [memory]`.
+//! Durable writes per second and their latency, by number of writers: `throughput [seconds] [memory] [idle]`.
 //!
 //! Each writer puts 1 KB objects under 10,000 keys and waits for the acknowledgement. Then: barriers, a restart with
 //! everything read back, and memory per object. Prints, asserts nothing; compare with a peer in the same run only.
@@ -70,6 +70,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (begun, used) = (Instant::now(), processor_ms());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     println!("idle: {} ms of processor in {:.1?}, resident {} MiB", processor_ms() - used, begun.elapsed(), resident_kib() / 1024);
+    if arguments.iter().any(|text| text == "idle") {
+        return Ok(());
+    }
     for writers in [1, 16, 64, 1000] {
         load(&store, writers, Duration::from_secs(seconds)).await;
     }

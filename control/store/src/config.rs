@@ -42,6 +42,8 @@ pub struct StoreConfig {
 impl StoreConfig {
     /// A single voter on disk with default limits.
     pub fn single(dir: impl Into<PathBuf>, keys_dir: impl Into<PathBuf>) -> Self {
+        // Nobody lags behind a lone voter, and a start reads the whole log.
+        let limits = Limits { log_entries: 5_000, log_bytes: 32 << 20, ..Limits::default() };
         StoreConfig {
             dir: dir.into(),
             keys_dir: keys_dir.into(),
@@ -50,7 +52,7 @@ impl StoreConfig {
             address: String::new(),
             bootstrap: true,
             timing: Timing::default(),
-            limits: Limits::default(),
+            limits,
             rings: RingLimits::default(),
         }
     }

@@ -19,6 +19,7 @@ mod snapshot;
 mod state;
 mod store;
 mod tasks;
+mod transfer;
 mod txn;
 mod watch;
 
@@ -35,5 +36,6 @@ pub use seal::KeyError;
 pub use snapshot::Snapshot;
 pub use state::State;
 pub use store::{NoQuorum, Status, Store, TooNew};
+pub use transfer::{Assembly, TransferError};
 pub use txn::{Change, CommitError, Committed, Conflict, Epoch, Expect, Txn};
 pub use watch::{Gone, RingLimits, Watch, WatchError, WatchItem};
