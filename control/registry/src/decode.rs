@@ -20,12 +20,24 @@ pub enum DecodeError {
     Syntax { kind: &'static str, cause: String },
     /// JSON that does not fit the type.
     #[error("{kind} in version {version:?} cannot be handled as a {kind}: {cause}")]
-    Type { kind: &'static str, version: &'static str, cause: String },
+    Type {
+        kind: &'static str,
+        version: &'static str,
+        cause: String,
+    },
     /// Another `kind` than the path's.
-    #[error("{found} in version {version:?} cannot be handled as a {kind}: converting ({found}) to ({kind}): unknown conversion")]
-    Kind { kind: &'static str, version: &'static str, found: String },
+    #[error(
+        "{found} in version {version:?} cannot be handled as a {kind}: converting ({found}) to ({kind}): unknown conversion"
+    )]
+    Kind {
+        kind: &'static str,
+        version: &'static str,
+        found: String,
+    },
     /// Another `apiVersion` than the path's.
-    #[error("the API version in the data ({found}) does not match the expected API version ({expected})")]
+    #[error(
+        "the API version in the data ({found}) does not match the expected API version ({expected})"
+    )]
     Version { found: String, expected: String },
     /// What lies in the store cannot be read.
     #[error("stored {kind} cannot be decoded: {cause}")]
@@ -34,14 +46,18 @@ pub enum DecodeError {
 
 impl DecodeError {
     pub(crate) fn stored<K: Strategy>(cause: &serde_json::Error) -> Self {
-        DecodeError::Stored { kind: K::row().kind, cause: cause.to_string() }
+        DecodeError::Stored {
+            kind: K::row().kind,
+            cause: cause.to_string(),
+        }
     }
 }
 
 /// A request's body as a `K`.
 pub(crate) fn body<K: Strategy>(json: &[u8]) -> Result<K, DecodeError> {
     let json = empties::strip(json);
-    let mut object: K = serde_json::from_slice(&json).map_err(|cause| explain(K::row(), &json, &cause))?;
+    let mut object: K =
+        serde_json::from_slice(&json).map_err(|cause| explain(K::row(), &json, &cause))?;
     object.normalise();
     Ok(object)
 }
@@ -60,20 +76,39 @@ pub(crate) fn value<K: Strategy>(mut value: Value) -> Result<K, DecodeError> {
 
 fn explain(row: &'static Row, json: &[u8], cause: &serde_json::Error) -> DecodeError {
     if cause.is_syntax() || cause.is_eof() || cause.is_io() {
-        return DecodeError::Syntax { kind: row.kind, cause: cause.to_string() };
+        return DecodeError::Syntax {
+            kind: row.kind,
+            cause: cause.to_string(),
+        };
     }
     let text = cause.to_string();
-    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-    if let Some((found, expected)) = text.strip_prefix("invalid value: string \"").and_then(|rest| rest.rsplit_once("\", expected ")) {
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(text, _)| text);
+    if let Some((found, expected)) = text
+        .strip_prefix("invalid value: string \"")
+        .and_then(|rest| rest.rsplit_once("\", expected "))
+    {
         if expected == row.kind {
-            return DecodeError::Kind { kind: row.kind, version: row.version, found: found.to_owned() };
+            return DecodeError::Kind {
+                kind: row.kind,
+                version: row.version,
+                found: found.to_owned(),
+            };
         }
         if expected == row.api_version() {
-            return DecodeError::Version { found: found.to_owned(), expected: expected.to_owned() };
+            return DecodeError::Version {
+                found: found.to_owned(),
+                expected: expected.to_owned(),
+            };
         }
     }
     let path = path_at(json, offset(json, cause.line(), cause.column()));
-    DecodeError::Type { kind: row.kind, version: row.version, cause: in_gos_words(row.kind, &path, text) }
+    DecodeError::Type {
+        kind: row.kind,
+        version: row.version,
+        cause: in_gos_words(row.kind, &path, text),
+    }
 }
 
 /// serde's message as Go's decoder would say it.
@@ -81,7 +116,10 @@ fn in_gos_words(kind: &str, path: &str, text: &str) -> String {
     if let Some(at) = base64_offset(text) {
         return format!("illegal base64 data at input byte {at} ({path})");
     }
-    if let Some((what, expected)) = text.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected ")) {
+    if let Some((what, expected)) = text
+        .strip_prefix("invalid type: ")
+        .and_then(|rest| rest.rsplit_once(", expected "))
+    {
         let what = match what.split([' ', '`']).next().unwrap_or_default() {
             "string" => "string",
             "integer" | "floating" => "number",
@@ -99,14 +137,22 @@ fn in_gos_words(kind: &str, path: &str, text: &str) -> String {
             "i64" => "int64",
             other => other.strip_prefix("a base64-encoded ").unwrap_or(other),
         };
-        return format!("json: cannot unmarshal {what} into Go struct field {kind}.{path} of type {expected}");
+        if path.is_empty() {
+            return format!("json: cannot unmarshal {what} into Go value of type {expected}");
+        }
+        return format!(
+            "json: cannot unmarshal {what} into Go struct field {kind}.{path} of type {expected}"
+        );
     }
     format!("json: {path}: {text}")
 }
 
 /// The byte at which base64 is broken, where that is what a message says.
 fn base64_offset(text: &str) -> Option<usize> {
-    if let Some(rest) = text.strip_prefix("Invalid symbol ").or_else(|| text.strip_prefix("Invalid last symbol ")) {
+    if let Some(rest) = text
+        .strip_prefix("Invalid symbol ")
+        .or_else(|| text.strip_prefix("Invalid last symbol "))
+    {
         let digits = rest.split_once("offset ")?.1;
         return digits.trim_end_matches('.').parse().ok();
     }
@@ -115,7 +161,11 @@ fn base64_offset(text: &str) -> Option<usize> {
 
 /// Line and column (from 1) as an offset.
 fn offset(json: &[u8], line: usize, column: usize) -> usize {
-    let start: usize = json.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
+    let start: usize = json
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(line.saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
     (start + column).min(json.len())
 }
 
@@ -143,8 +193,8 @@ fn path_at(json: &[u8], end: usize) -> String {
                     *name = std::mem::take(&mut last);
                 }
             }
-            b'{' => way.push(Step::Member(String::new())),
-            b'[' => way.push(Step::Item(0)),
+            b'{' if at + 1 < end => way.push(Step::Member(String::new())),
+            b'[' if at + 1 < end => way.push(Step::Item(0)),
             // The parser notices a wrong scalar only after it: what closes last still belongs to it.
             b'}' | b']' if at + 1 < end => {
                 way.pop();
@@ -200,14 +250,39 @@ mod tests {
         }
         assert!(deployment("{").starts_with("the object provided is unrecognized"));
         for (json, want) in [
-            (r#"{"kind":"Pod"}"#, r#"Pod in version "v1" cannot be handled as a Deployment"#),
-            (r#"{"apiVersion":"v1"}"#, "the API version in the data (v1) does not match the expected API version (apps/v1)"),
+            (
+                "[1]",
+                "json: cannot unmarshal array into Go value of type Deployment",
+            ),
+            (
+                r#"{"spec":{"replicas":[1]}}"#,
+                "json: cannot unmarshal array into Go struct field Deployment.spec.replicas of type int32",
+            ),
+        ] {
+            assert!(deployment(json).ends_with(want), "{}", deployment(json));
+        }
+        for (json, want) in [
+            (
+                r#"{"kind":"Pod"}"#,
+                r#"Pod in version "v1" cannot be handled as a Deployment"#,
+            ),
+            (
+                r#"{"apiVersion":"v1"}"#,
+                "the API version in the data (v1) does not match the expected API version (apps/v1)",
+            ),
         ] {
             assert!(deployment(json).starts_with(want), "{}", deployment(json));
         }
-        let secret = body::<Secret>(br#"{"kind":"Secret","data":{"user":"not base64!"}}"#).unwrap_err().to_string();
-        assert!(secret.contains("illegal base64 data at input byte 3"), "{secret}");
-        let value = value::<Deployment>(serde_json::json!({"spec": {"replicas": "3"}})).unwrap_err().to_string();
+        let secret = body::<Secret>(br#"{"kind":"Secret","data":{"user":"not base64!"}}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            secret.contains("illegal base64 data at input byte 3"),
+            "{secret}"
+        );
+        let value = value::<Deployment>(serde_json::json!({"spec": {"replicas": "3"}}))
+            .unwrap_err()
+            .to_string();
         assert!(value.contains("Deployment.spec.replicas"), "{value}");
     }
 }

@@ -65,7 +65,9 @@ fn has_empties(json: &[u8]) -> bool {
             b'"' => {
                 at += 1;
                 // Most of a big body is text.
-                while let Some(step) = memchr::memchr2(b'"', b'\\', json.get(at..).unwrap_or_default()) {
+                while let Some(step) =
+                    memchr::memchr2(b'"', b'\\', json.get(at..).unwrap_or_default())
+                {
                     at += step;
                     if json[at] == b'"' {
                         break;
@@ -94,13 +96,23 @@ mod tests {
     #[test]
     fn empties_go_and_structs_stay() {
         for (json, want) in [
-            (r#"{"a":[],"labels":{},"emptyDir":{}}"#, r#"{"emptyDir":{}}"#),
+            (
+                r#"{"a":[],"labels":{},"emptyDir":{}}"#,
+                r#"{"emptyDir":{}}"#,
+            ),
             (r#"{"a":[ ],"x":{"limits":{ }}}"#, r#"{"x":{}}"#),
             (r#"{"a":"[]","b":"\"{}"}"#, r#"{"a":"[]","b":"\"{}"}"#),
             (r#"{"list":[{"args":[]}]}"#, r#"{"list":[{}]}"#),
-            (r#"{"rules":[{"apiGroups":[""]}]}"#, r#"{"rules":[{"apiGroups":[""]}]}"#),
+            (
+                r#"{"rules":[{"apiGroups":[""]}]}"#,
+                r#"{"rules":[{"apiGroups":[""]}]}"#,
+            ),
         ] {
-            assert_eq!(std::str::from_utf8(&strip(json.as_bytes())).unwrap(), want, "{json}");
+            assert_eq!(
+                std::str::from_utf8(&strip(json.as_bytes())).unwrap(),
+                want,
+                "{json}"
+            );
         }
         assert!(matches!(strip(br#"{"a":[1]}"#), Cow::Borrowed(_)));
         assert_eq!(&*strip(b"{[}"), b"{[}");

@@ -83,7 +83,8 @@ impl Found {
     }
 
     pub fn not_supported(&mut self, at: &At, value: impl Into<Value>, supported: &[&str]) {
-        self.0.push(FieldError::not_supported(&at.path(), value, supported));
+        self.0
+            .push(FieldError::not_supported(&at.path(), value, supported));
     }
 
     pub fn duplicate(&mut self, at: &At, value: impl Into<Value>) {
@@ -109,7 +110,8 @@ impl Found {
     /// `new` must be what `old` was.
     pub fn immutable<T: PartialEq + serde::Serialize>(&mut self, at: &At, new: &T, old: &T) {
         if new != old {
-            self.0.push(FieldError::immutable(&at.path(), serde_json::json!(new)));
+            self.0
+                .push(FieldError::immutable(&at.path(), serde_json::json!(new)));
         }
     }
 

@@ -38,7 +38,9 @@ impl NameRule {
             NameRule::Ip => match name.parse::<std::net::IpAddr>() {
                 Ok(ip) if ip.to_string() == name => Vec::new(),
                 Ok(_) => vec!["must be a valid IP address in canonical form".to_owned()],
-                Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+                Err(_) => {
+                    vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]
+                }
             },
         }
     }
@@ -57,7 +59,11 @@ pub fn validate(meta: &ObjectMeta, rule: NameRule, namespaced: bool) -> FieldErr
     let mut found = Found::new();
     let at = At::Root.child("metadata");
     if let Some(prefix) = text(&meta.generate_name) {
-        found.faults(&at.child("generateName"), prefix, rule.prefix_faults(prefix));
+        found.faults(
+            &at.child("generateName"),
+            prefix,
+            rule.prefix_faults(prefix),
+        );
     }
     match text(&meta.name) {
         None => found.required(&at.child("name"), "name or generateName is required"),
@@ -66,7 +72,9 @@ pub fn validate(meta: &ObjectMeta, rule: NameRule, namespaced: bool) -> FieldErr
     let namespace_at = at.child("namespace");
     match (namespaced, text(&meta.namespace)) {
         (true, None) => found.required(&namespace_at, ""),
-        (true, Some(namespace)) => found.faults(&namespace_at, namespace, names::dns_label(namespace)),
+        (true, Some(namespace)) => {
+            found.faults(&namespace_at, namespace, names::dns_label(namespace))
+        }
         (false, Some(_)) => found.forbidden(&namespace_at, "not allowed on this type"),
         (false, None) => {}
     }
@@ -80,11 +88,19 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors {
     let at = At::Root.child("metadata");
     if old.deletion_timestamp.is_some() {
         let before = old.finalizers.as_deref().unwrap_or_default();
-        let mut added: Vec<&String> = new.finalizers.iter().flatten().filter(|finalizer| !before.contains(finalizer)).collect();
+        let mut added: Vec<&String> = new
+            .finalizers
+            .iter()
+            .flatten()
+            .filter(|finalizer| !before.contains(finalizer))
+            .collect();
         if !added.is_empty() {
             added.sort();
             added.dedup();
-            let added: Vec<String> = added.iter().map(|finalizer| format!("{finalizer:?}")).collect();
+            let added: Vec<String> = added
+                .iter()
+                .map(|finalizer| format!("{finalizer:?}"))
+                .collect();
             let said = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                 added.join(", ")
@@ -100,8 +116,16 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta) -> FieldErrors {
     found.immutable(&at.child("name"), &new.name, &old.name);
     found.immutable(&at.child("namespace"), &new.namespace, &old.namespace);
     found.immutable(&at.child("uid"), &new.uid, &old.uid);
-    found.immutable(&at.child("creationTimestamp"), &new.creation_timestamp, &old.creation_timestamp);
-    found.immutable(&at.child("deletionTimestamp"), &new.deletion_timestamp, &old.deletion_timestamp);
+    found.immutable(
+        &at.child("creationTimestamp"),
+        &new.creation_timestamp,
+        &old.creation_timestamp,
+    );
+    found.immutable(
+        &at.child("deletionTimestamp"),
+        &new.deletion_timestamp,
+        &old.deletion_timestamp,
+    );
     found.immutable(
         &at.child("deletionGracePeriodSeconds"),
         &new.deletion_grace_period_seconds,
@@ -170,7 +194,15 @@ pub fn annotations(found: &mut Found, set: &BTreeMap<String, String>, at: &At) {
     for (key, value) in set {
         // Keys are compared without case, as upstream does.
         let upper = key.bytes().any(|byte| byte.is_ascii_uppercase());
-        found.faults(at, key, if upper { names::qualified_name(&key.to_lowercase()) } else { names::qualified_name(key) });
+        found.faults(
+            at,
+            key,
+            if upper {
+                names::qualified_name(&key.to_lowercase())
+            } else {
+                names::qualified_name(key)
+            },
+        );
         size += key.len() + value.len();
     }
     if size > ANNOTATIONS_MAX {
@@ -182,15 +214,27 @@ fn owner_references(found: &mut Found, owners: &[OwnerReference], at: &At) {
     let mut controller: Option<&OwnerReference> = None;
     for owner in owners {
         if owner.api_version.is_empty() || owner.api_version.matches('/').count() > 1 {
-            found.invalid(&at.child("apiVersion"), owner.api_version.as_str(), "version must not be empty");
+            found.invalid(
+                &at.child("apiVersion"),
+                owner.api_version.as_str(),
+                "version must not be empty",
+            );
         }
-        for (name, value) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
+        for (name, value) in [
+            ("kind", &owner.kind),
+            ("name", &owner.name),
+            ("uid", &owner.uid),
+        ] {
             if value.is_empty() {
                 found.invalid(&at.child(name), value.as_str(), "must not be empty");
             }
         }
         if owner.api_version == "v1" && owner.kind == "Event" {
-            found.invalid(at, json!(owner), "/v1, Kind=Event is disallowed from being an owner");
+            found.invalid(
+                at,
+                json!(owner),
+                "/v1, Kind=Event is disallowed from being an owner",
+            );
         }
         if owner.controller == Some(true) {
             if let Some(first) = controller {
@@ -216,13 +260,21 @@ fn finalizers(found: &mut Found, list: &[String], at: &At) {
     }
     let has = |wanted: &str| list.iter().any(|name| name == wanted);
     if has("orphan") && has("foregroundDeletion") {
-        found.invalid(at, json!(list), "finalizer orphan and foregroundDeletion cannot be both set");
+        found.invalid(
+            at,
+            json!(list),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        );
     }
 }
 
 fn standard_finalizer(found: &mut Found, name: &str, at: &At) {
     if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-        found.invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified");
+        found.invalid(
+            at,
+            name,
+            "name is neither a standard finalizer name nor is it fully qualified",
+        );
     }
 }
 
@@ -244,35 +296,117 @@ mod tests {
     #[test]
     fn new_metadata() {
         for (given, rule, namespaced, want) in [
-            (json!({"name": "a", "namespace": "n"}), NameRule::DnsSubdomain, true, ""),
-            (json!({"namespace": "n"}), NameRule::DnsSubdomain, true, "metadata.name: Required value: name or generateName is required"),
-            (json!({"name": "a"}), NameRule::DnsSubdomain, true, "metadata.namespace: Required value"),
-            (json!({"name": "a", "namespace": "n"}), NameRule::DnsSubdomain, false, "metadata.namespace: Forbidden: not allowed on this type"),
-            (json!({"name": "Not_A", "namespace": "n"}), NameRule::DnsSubdomain, true, "metadata.name: Invalid value: \"Not_A\": a lowercase RFC 1123 subdomain"),
-            (json!({"name": "1a", "namespace": "n"}), NameRule::Dns1035Label, true, "a DNS-1035 label"),
-            (json!({"name": "system:x"}), NameRule::PathSegment, false, ""),
+            (
+                json!({"name": "a", "namespace": "n"}),
+                NameRule::DnsSubdomain,
+                true,
+                "",
+            ),
+            (
+                json!({"namespace": "n"}),
+                NameRule::DnsSubdomain,
+                true,
+                "metadata.name: Required value: name or generateName is required",
+            ),
+            (
+                json!({"name": "a"}),
+                NameRule::DnsSubdomain,
+                true,
+                "metadata.namespace: Required value",
+            ),
+            (
+                json!({"name": "a", "namespace": "n"}),
+                NameRule::DnsSubdomain,
+                false,
+                "metadata.namespace: Forbidden: not allowed on this type",
+            ),
+            (
+                json!({"name": "Not_A", "namespace": "n"}),
+                NameRule::DnsSubdomain,
+                true,
+                "metadata.name: Invalid value: \"Not_A\": a lowercase RFC 1123 subdomain",
+            ),
+            (
+                json!({"name": "1a", "namespace": "n"}),
+                NameRule::Dns1035Label,
+                true,
+                "a DNS-1035 label",
+            ),
+            (
+                json!({"name": "system:x"}),
+                NameRule::PathSegment,
+                false,
+                "",
+            ),
             (json!({"name": "10.0.0.1"}), NameRule::Ip, false, ""),
-            (json!({"name": "10.0.0.x"}), NameRule::Ip, false, "must be a valid IP address"),
-            (json!({"name": "a-x", "generateName": "a-"}), NameRule::DnsSubdomain, false, ""),
-            (json!({"name": "a", "labels": {"a b": "c"}}), NameRule::DnsSubdomain, false, "metadata.labels: Invalid value: \"a b\": name part must consist"),
-            (json!({"name": "a", "labels": {"a": "c d"}}), NameRule::DnsSubdomain, false, "metadata.labels: Invalid value: \"c d\": a valid label must be"),
-            (json!({"name": "a", "annotations": {"UPPER.example.com/X": "any thing"}}), NameRule::DnsSubdomain, false, ""),
-            (json!({"name": "a", "annotations": {"x": "y".repeat(ANNOTATIONS_MAX)}}), NameRule::DnsSubdomain, false, "metadata.annotations: Too long: may not be more than 262144 bytes"),
-            (json!({"name": "a", "finalizers": ["plain"]}), NameRule::DnsSubdomain, false, "metadata.finalizers[0]: Invalid value: \"plain\": name is neither"),
-            (json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "", "uid": "u"}]}), NameRule::DnsSubdomain, false, "metadata.ownerReferences.name: Invalid value: \"\": must not be empty"),
+            (
+                json!({"name": "10.0.0.x"}),
+                NameRule::Ip,
+                false,
+                "must be a valid IP address",
+            ),
+            (
+                json!({"name": "a-x", "generateName": "a-"}),
+                NameRule::DnsSubdomain,
+                false,
+                "",
+            ),
+            (
+                json!({"name": "a", "labels": {"a b": "c"}}),
+                NameRule::DnsSubdomain,
+                false,
+                "metadata.labels: Invalid value: \"a b\": name part must consist",
+            ),
+            (
+                json!({"name": "a", "labels": {"a": "c d"}}),
+                NameRule::DnsSubdomain,
+                false,
+                "metadata.labels: Invalid value: \"c d\": a valid label must be",
+            ),
+            (
+                json!({"name": "a", "annotations": {"UPPER.example.com/X": "any thing"}}),
+                NameRule::DnsSubdomain,
+                false,
+                "",
+            ),
+            (
+                json!({"name": "a", "annotations": {"x": "y".repeat(ANNOTATIONS_MAX)}}),
+                NameRule::DnsSubdomain,
+                false,
+                "metadata.annotations: Too long: may not be more than 262144 bytes",
+            ),
+            (
+                json!({"name": "a", "finalizers": ["plain"]}),
+                NameRule::DnsSubdomain,
+                false,
+                "metadata.finalizers[0]: Invalid value: \"plain\": name is neither",
+            ),
+            (
+                json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "", "uid": "u"}]}),
+                NameRule::DnsSubdomain,
+                false,
+                "metadata.ownerReferences.name: Invalid value: \"\": must not be empty",
+            ),
         ] {
             let errors = validate(&meta(given.clone()), rule, namespaced);
             if want.is_empty() {
                 assert!(errors.is_empty(), "{given}: {}", errors.message());
             } else {
-                assert!(errors.message().contains(want), "{given}: {}", errors.message());
+                assert!(
+                    errors.message().contains(want),
+                    "{given}: {}",
+                    errors.message()
+                );
             }
         }
     }
 
     #[test]
     fn changed_metadata() {
-        let old = ObjectMeta { deletion_timestamp: Some(Time(jiff::Timestamp::UNIX_EPOCH)), ..meta(json!({"name": "a", "uid": "u", "finalizers": ["x.y/z"]})) };
+        let old = ObjectMeta {
+            deletion_timestamp: Some(Time(jiff::Timestamp::UNIX_EPOCH)),
+            ..meta(json!({"name": "a", "uid": "u", "finalizers": ["x.y/z"]}))
+        };
         for (given, want) in [
             (json!({"name": "a", "finalizers": ["x.y/z"]}), "[]"),
             (json!({"name": "a"}), "[]"),
@@ -280,9 +414,18 @@ mod tests {
                 json!({"name": "a", "finalizers": ["x.y/z", "b.c/d"]}),
                 "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"b.c/d\"}",
             ),
-            (json!({"name": "b"}), "metadata.name: Invalid value: \"b\": field is immutable"),
-            (json!({"name": "a", "uid": "v"}), "metadata.uid: Invalid value: \"v\": field is immutable"),
-            (json!({"name": "a", "creationTimestamp": "2000-01-01T00:00:00Z"}), "[]"),
+            (
+                json!({"name": "b"}),
+                "metadata.name: Invalid value: \"b\": field is immutable",
+            ),
+            (
+                json!({"name": "a", "uid": "v"}),
+                "metadata.uid: Invalid value: \"v\": field is immutable",
+            ),
+            (
+                json!({"name": "a", "creationTimestamp": "2000-01-01T00:00:00Z"}),
+                "[]",
+            ),
         ] {
             let mut new = meta(given.clone());
             carry(&mut new, &old);

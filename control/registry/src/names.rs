@@ -4,8 +4,8 @@
 //! Follows `k8s.io/apimachinery/pkg/util/validation`.
 
 pub use caravel_api::names::{
-    Problems, config_key, dns_1035_label, dns_label, dns_subdomain, env_name, ip, label_value, path_segment, port_name, port_number,
-    qualified_name, too_long,
+    Problems, config_key, dns_1035_label, dns_label, dns_subdomain, env_name, ip, label_value,
+    path_segment, port_name, port_number, qualified_name, too_long,
 };
 
 const SUBDOMAIN_UNDERSCORE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
@@ -19,10 +19,16 @@ pub fn dns_subdomain_with_underscore(text: &str) -> Problems {
         problems.push(too_long(253));
     }
     let good = |part: &str| {
-        let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_');
+        let edge = |byte: Option<&u8>| {
+            byte.is_some_and(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_'
+            })
+        };
         edge(part.as_bytes().first())
             && edge(part.as_bytes().last())
-            && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
+            && part.bytes().all(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte)
+            })
     };
     if !text.split('.').all(good) {
         problems.push(SUBDOMAIN_UNDERSCORE.to_owned());
@@ -32,18 +38,33 @@ pub fn dns_subdomain_with_underscore(text: &str) -> Problems {
 
 /// The name of an HTTP header.
 pub fn header_name(text: &str) -> Problems {
-    let good = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if good { Problems::new() } else { vec![HEADER.to_owned()] }
+    let good = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if good {
+        Problems::new()
+    } else {
+        vec![HEADER.to_owned()]
+    }
 }
 
 /// A user or group id.
 pub fn unix_id(value: i64) -> Problems {
-    if (0..=i64::from(i32::MAX)).contains(&value) { Problems::new() } else { vec![inclusive_range(0, i64::from(i32::MAX))] }
+    if (0..=i64::from(i32::MAX)).contains(&value) {
+        Problems::new()
+    } else {
+        vec![inclusive_range(0, i64::from(i32::MAX))]
+    }
 }
 
 /// `10.0.0.0/8`.
 pub fn cidr(text: &str) -> Problems {
-    if text.parse::<ipnet::IpNet>().is_ok() { Problems::new() } else { vec![CIDR.to_owned()] }
+    if text.parse::<ipnet::IpNet>().is_ok() {
+        Problems::new()
+    } else {
+        vec![CIDR.to_owned()]
+    }
 }
 
 /// How upstream says that a number must lie between two others.
@@ -59,9 +80,17 @@ mod tests {
     fn good_and_bad_values() {
         type Check = fn(&str) -> Problems;
         for (check, good, bad) in [
-            (dns_subdomain_with_underscore as Check, vec!["a", "_tcp.a", "a_b.c"], vec!["", "a..b", "-a", "A"]),
+            (
+                dns_subdomain_with_underscore as Check,
+                vec!["a", "_tcp.a", "a_b.c"],
+                vec!["", "a..b", "-a", "A"],
+            ),
             (header_name, vec!["X-A"], vec!["", "a b", "a:b"]),
-            (cidr, vec!["10.0.0.0/8", "fd00::/64"], vec!["", "10.0.0.0", "10.0.0.0/33"]),
+            (
+                cidr,
+                vec!["10.0.0.0/8", "fd00::/64"],
+                vec!["", "10.0.0.0", "10.0.0.0/33"],
+            ),
         ] {
             for text in good {
                 assert_eq!(check(text), Problems::new(), "{text:?}");

@@ -50,11 +50,15 @@ impl<K: Strategy> Object for K {
     }
 
     fn to_vec(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("Kubernetes types have string keys and no failing serialiser for times in range")
+        serde_json::to_vec(self).expect(
+            "Kubernetes types have string keys and no failing serialiser for times in range",
+        )
     }
 
     fn to_value(&self) -> Value {
-        serde_json::to_value(self).expect("Kubernetes types have string keys and no failing serialiser for times in range")
+        serde_json::to_value(self).expect(
+            "Kubernetes types have string keys and no failing serialiser for times in range",
+        )
     }
 
     fn clone_object(&self) -> Box<dyn Object> {

@@ -17,7 +17,9 @@ pub fn normalise(list: &mut Option<Amounts>) {
     if list.as_ref().is_some_and(BTreeMap::is_empty) {
         *list = None;
     }
-    list.iter_mut().flatten().for_each(|(_, amount)| normalise_one(amount));
+    list.iter_mut()
+        .flatten()
+        .for_each(|(_, amount)| normalise_one(amount));
 }
 
 pub fn normalise_one(amount: &mut Amount) {
@@ -59,8 +61,16 @@ pub fn validate_amount(found: &mut Found, resource: &str, amount: &Amount, at: &
 
 /// Resources that exist only in whole units.
 fn is_integer(resource: &str) -> bool {
-    matches!(resource, "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps" | "persistentvolumeclaims")
-        || is_extended(resource)
+    matches!(
+        resource,
+        "pods"
+            | "services"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
+    ) || is_extended(resource)
 }
 
 /// `example.com/gpu`: with a domain that is not Kubernetes' own.
@@ -88,18 +98,40 @@ fn validate_container_resource(found: &mut Found, resource: &str, at: &At) {
         return found.faults(at, resource, faults);
     }
     if resource.contains('/') {
-        if !is_native(resource) && (!is_extended(resource) || !names::qualified_name(&format!("requests.{resource}")).is_empty()) {
-            found.invalid(at, resource, "doesn't follow extended resource name standard");
+        if !is_native(resource)
+            && (!is_extended(resource)
+                || !names::qualified_name(&format!("requests.{resource}")).is_empty())
+        {
+            found.invalid(
+                at,
+                resource,
+                "doesn't follow extended resource name standard",
+            );
         }
         return;
     }
-    let container = matches!(resource, "cpu" | "memory" | "ephemeral-storage") || is_huge_page(resource);
+    let container =
+        matches!(resource, "cpu" | "memory" | "ephemeral-storage") || is_huge_page(resource);
     let standard = container
-        || matches!(resource, "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps" | "persistentvolumeclaims" | "storage")
+        || matches!(
+            resource,
+            "pods"
+                | "services"
+                | "replicationcontrollers"
+                | "resourcequotas"
+                | "secrets"
+                | "configmaps"
+                | "persistentvolumeclaims"
+                | "storage"
+        )
         || resource.starts_with("requests.")
         || resource.starts_with("limits.");
     if !standard {
-        found.invalid(at, resource, "must be a standard resource type or fully qualified");
+        found.invalid(
+            at,
+            resource,
+            "must be a standard resource type or fully qualified",
+        );
     }
     if !container {
         found.invalid(at, resource, "must be a standard resource for containers");
@@ -107,7 +139,13 @@ fn validate_container_resource(found: &mut Found, resource: &str, at: &At) {
 }
 
 /// What is wrong with what a container (or, with `pod_level`, a pod) requests and is limited to.
-pub fn validate_requirements(found: &mut Found, limits: Option<&Amounts>, requests: Option<&Amounts>, pod_level: bool, at: &At) {
+pub fn validate_requirements(
+    found: &mut Found,
+    limits: Option<&Amounts>,
+    requests: Option<&Amounts>,
+    pod_level: bool,
+    at: &At,
+) {
     let (limits_at, requests_at) = (at.child("limits"), at.child("requests"));
     let name = |found: &mut Found, resource: &str, at: &At| {
         validate_container_resource(found, resource, at);
@@ -135,13 +173,27 @@ pub fn validate_requirements(found: &mut Found, limits: Option<&Amounts>, reques
             Some(limit) => {
                 let (wanted, most) = (parsed(amount).nanos(), parsed(limit).nanos());
                 if wanted != most && !may_overcommit(resource) {
-                    found.invalid(&requests_at, amount.0.as_str(), format!("must be equal to {resource} limit of {}", limit.0));
+                    found.invalid(
+                        &requests_at,
+                        amount.0.as_str(),
+                        format!("must be equal to {resource} limit of {}", limit.0),
+                    );
                 } else if wanted > most {
-                    found.invalid(&requests_at, amount.0.as_str(), format!("must be less than or equal to {resource} limit of {}", limit.0));
+                    found.invalid(
+                        &requests_at,
+                        amount.0.as_str(),
+                        format!(
+                            "must be less than or equal to {resource} limit of {}",
+                            limit.0
+                        ),
+                    );
                 }
             }
             None if !may_overcommit(resource) => {
-                found.required(&limits_at, "Limit must be set for non overcommitable resources");
+                found.required(
+                    &limits_at,
+                    "Limit must be set for non overcommitable resources",
+                );
             }
             None => {}
         }
@@ -152,11 +204,20 @@ pub fn validate_requirements(found: &mut Found, limits: Option<&Amounts>, reques
 }
 
 fn validate_huge_page(found: &mut Found, resource: &str, amount: &Amount, at: &At) {
-    let Some(size) = resource.strip_prefix("hugepages-") else { return };
+    let Some(size) = resource.strip_prefix("hugepages-") else {
+        return;
+    };
     let unit = Quantity::parse(size).map_or(0, |size| size.nanos());
     let wanted = parsed(amount).nanos();
     if unit <= 0 || wanted <= 0 || wanted % unit != 0 {
-        found.invalid(at, amount.0.as_str(), format!("{} is not positive integer multiple of {resource}", amount.0));
+        found.invalid(
+            at,
+            amount.0.as_str(),
+            format!(
+                "{} is not positive integer multiple of {resource}",
+                amount.0
+            ),
+        );
     }
 }
 
@@ -173,19 +234,61 @@ mod tests {
     fn requirements() {
         for (limits, requests, want) in [
             (json!({"cpu": "1"}), json!({"cpu": "500m"}), "[]"),
-            (json!({"cpu": "1"}), json!({"cpu": "2"}), r#"r.requests: Invalid value: "2": must be less than or equal to cpu limit of 1"#),
-            (json!({"memory": "-1"}), json!({}), r#"r.limits[memory]: Invalid value: "-1": must be greater than or equal to 0"#),
-            (json!({"coffee": "1"}), json!({}), r#"[r.limits[coffee]: Invalid value: "coffee": must be a standard resource type or fully qualified, r.limits[coffee]: Invalid value: "coffee": must be a standard resource for containers]"#),
-            (json!({}), json!({"example.com/gpu": "1"}), "r.limits: Required value: Limit must be set for non overcommitable resources"),
-            (json!({"example.com/gpu": "2"}), json!({"example.com/gpu": "1"}), r#"r.requests: Invalid value: "1": must be equal to example.com/gpu limit of 2"#),
-            (json!({"example.com/gpu": "500m"}), json!({}), r#"r.limits[example.com/gpu]: Invalid value: "500m": must be an integer"#),
-            (json!({"hugepages-2Mi": "2Mi"}), json!({}), "r: Forbidden: HugePages require cpu or memory"),
-            (json!({"hugepages-2Mi": "3Mi", "cpu": "1"}), json!({}), r#"r.limits[hugepages-2Mi]: Invalid value: "3Mi": 3Mi is not positive integer multiple of hugepages-2Mi"#),
-            (json!({"cpu": "1x"}), json!({}), r#"r.limits[cpu]: Invalid value: "1x": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"#),
+            (
+                json!({"cpu": "1"}),
+                json!({"cpu": "2"}),
+                r#"r.requests: Invalid value: "2": must be less than or equal to cpu limit of 1"#,
+            ),
+            (
+                json!({"memory": "-1"}),
+                json!({}),
+                r#"r.limits[memory]: Invalid value: "-1": must be greater than or equal to 0"#,
+            ),
+            (
+                json!({"coffee": "1"}),
+                json!({}),
+                r#"[r.limits[coffee]: Invalid value: "coffee": must be a standard resource type or fully qualified, r.limits[coffee]: Invalid value: "coffee": must be a standard resource for containers]"#,
+            ),
+            (
+                json!({}),
+                json!({"example.com/gpu": "1"}),
+                "r.limits: Required value: Limit must be set for non overcommitable resources",
+            ),
+            (
+                json!({"example.com/gpu": "2"}),
+                json!({"example.com/gpu": "1"}),
+                r#"r.requests: Invalid value: "1": must be equal to example.com/gpu limit of 2"#,
+            ),
+            (
+                json!({"example.com/gpu": "500m"}),
+                json!({}),
+                r#"r.limits[example.com/gpu]: Invalid value: "500m": must be an integer"#,
+            ),
+            (
+                json!({"hugepages-2Mi": "2Mi"}),
+                json!({}),
+                "r: Forbidden: HugePages require cpu or memory",
+            ),
+            (
+                json!({"hugepages-2Mi": "3Mi", "cpu": "1"}),
+                json!({}),
+                r#"r.limits[hugepages-2Mi]: Invalid value: "3Mi": 3Mi is not positive integer multiple of hugepages-2Mi"#,
+            ),
+            (
+                json!({"cpu": "1x"}),
+                json!({}),
+                r#"r.limits[cpu]: Invalid value: "1x": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"#,
+            ),
         ] {
             let (limits, requests) = (amounts(limits), amounts(requests));
             let mut found = Found::new();
-            validate_requirements(&mut found, limits.as_ref(), requests.as_ref(), false, &At::Root.child("r"));
+            validate_requirements(
+                &mut found,
+                limits.as_ref(),
+                requests.as_ref(),
+                false,
+                &At::Root.child("r"),
+            );
             assert_eq!(found.into_errors().message(), want);
         }
     }
@@ -195,6 +298,9 @@ mod tests {
         let mut list = amounts(json!({"a": "0.5", "b": "1024Mi", "c": 2, "d": "1n"}));
         normalise(&mut list);
         round_up(&mut list);
-        assert_eq!(list, amounts(json!({"a": "500m", "b": "1Gi", "c": "2", "d": "1m"})));
+        assert_eq!(
+            list,
+            amounts(json!({"a": "500m", "b": "1Gi", "c": "2", "d": "1m"}))
+        );
     }
 }

@@ -58,11 +58,15 @@ impl<K> Typed<K> {
 }
 
 fn of<K: Strategy>(object: &dyn Object) -> &K {
-    object.typed().expect("a resource is called with objects of its own kind")
+    object
+        .typed()
+        .expect("a resource is called with objects of its own kind")
 }
 
 fn of_mut<K: Strategy>(object: &mut dyn Object) -> &mut K {
-    object.typed_mut().expect("a resource is called with objects of its own kind")
+    object
+        .typed_mut()
+        .expect("a resource is called with objects of its own kind")
 }
 
 impl<K: Strategy> Resource for Typed<K> {
@@ -155,13 +159,20 @@ impl<K: Strategy> Resource for Typed<K> {
     }
 
     fn held(&self, object: &dyn Object) -> bool {
-        object.meta().finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty()) || of::<K>(object).held()
+        object
+            .meta()
+            .finalizers
+            .as_ref()
+            .is_some_and(|finalizers| !finalizers.is_empty())
+            || of::<K>(object).held()
     }
 
     fn field(&self, object: &dyn Object, path: &str) -> Option<String> {
         match path {
             "metadata.name" => Some(object.meta().name.clone().unwrap_or_default()),
-            "metadata.namespace" if K::row().is_namespaced() => Some(object.meta().namespace.clone().unwrap_or_default()),
+            "metadata.namespace" if K::row().is_namespaced() => {
+                Some(object.meta().namespace.clone().unwrap_or_default())
+            }
             _ => of::<K>(object).field(path),
         }
     }

@@ -111,6 +111,8 @@ pub trait Strategy: Kind {
 
     /// The JSON to store, in the storage version.
     fn to_stored(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("Kubernetes types have string keys and no failing serialiser for times in range")
+        serde_json::to_vec(self).expect(
+            "Kubernetes types have string keys and no failing serialiser for times in range",
+        )
     }
 }

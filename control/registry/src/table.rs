@@ -44,7 +44,10 @@ pub fn resource(row: &Row) -> &'static dyn Resource {
 
 /// As [`resource`], `None` for kinds that are not stored.
 pub fn resource_for(row: &Row) -> Option<&'static dyn Resource> {
-    RESOURCES.iter().copied().find(|resource| std::ptr::eq(resource.row(), row) || resource.row() == row)
+    RESOURCES
+        .iter()
+        .copied()
+        .find(|resource| std::ptr::eq(resource.row(), row) || resource.row() == row)
 }
 
 #[cfg(test)]
@@ -54,7 +57,13 @@ mod tests {
     #[test]
     fn every_stored_kind_has_a_strategy() {
         for row in caravel_api::KINDS {
-            assert_eq!(resource_for(row).is_some(), row.is_stored(), "{} {}", row.api_version(), row.kind);
+            assert_eq!(
+                resource_for(row).is_some(),
+                row.is_stored(),
+                "{} {}",
+                row.api_version(),
+                row.kind
+            );
         }
     }
 }

@@ -4,7 +4,9 @@
 //! `pkg/apis/apps/validation`.
 
 use caravel_api::FieldErrors;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStatus, RollingUpdateDeployment,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
@@ -42,7 +44,9 @@ impl Strategy for Deployment {
         let strategy = spec.strategy.get_or_insert_default();
         default_text(&mut strategy.type_, "RollingUpdate");
         if strategy.type_.as_deref() == Some("RollingUpdate") {
-            let rolling = strategy.rolling_update.get_or_insert_with(RollingUpdateDeployment::default);
+            let rolling = strategy
+                .rolling_update
+                .get_or_insert_with(RollingUpdateDeployment::default);
             rolling.max_unavailable.get_or_insert_with(quarter);
             rolling.max_surge.get_or_insert_with(quarter);
         }
@@ -79,7 +83,11 @@ impl Strategy for Deployment {
         let mut found = Found::new();
         let at = At::Root.child("spec");
         validate_spec(&mut found, &self.spec, &at);
-        found.immutable(&at.child("selector"), &self.spec.selector, &old.spec.selector);
+        found.immutable(
+            &at.child("selector"),
+            &self.spec.selector,
+            &old.spec.selector,
+        );
         found.into_errors()
     }
 
@@ -97,29 +105,53 @@ impl Strategy for Deployment {
         ] {
             found.not_negative(&at.child(name), i64::from(count.unwrap_or(0)));
         }
-        found.not_negative(&at.child("observedGeneration"), status.observed_generation.unwrap_or(0));
+        found.not_negative(
+            &at.child("observedGeneration"),
+            status.observed_generation.unwrap_or(0),
+        );
         for (name, count) in [
             ("updatedReplicas", status.updated_replicas),
             ("readyReplicas", status.ready_replicas),
             ("availableReplicas", status.available_replicas),
         ] {
             if count.unwrap_or(0) > replicas {
-                found.invalid(&at.child(name), count.unwrap_or(0), "cannot be greater than status.replicas");
+                found.invalid(
+                    &at.child(name),
+                    count.unwrap_or(0),
+                    "cannot be greater than status.replicas",
+                );
             }
         }
         if status.available_replicas > status.ready_replicas {
-            found.invalid(&at.child("availableReplicas"), status.available_replicas.unwrap_or(0), "cannot be greater than readyReplicas");
+            found.invalid(
+                &at.child("availableReplicas"),
+                status.available_replicas.unwrap_or(0),
+                "cannot be greater than readyReplicas",
+            );
         }
-        let before = old.status.as_ref().and_then(|status| status.collision_count);
+        let before = old
+            .status
+            .as_ref()
+            .and_then(|status| status.collision_count);
         if before.is_some() && status.collision_count < before {
-            found.invalid(&at.child("collisionCount"), json!(status.collision_count), "cannot be decremented");
+            found.invalid(
+                &at.child("collisionCount"),
+                json!(status.collision_count),
+                "cannot be decremented",
+            );
         }
         found.into_errors()
     }
 
     fn warnings(&self, _: Option<&Self>) -> Vec<String> {
         let spec = self.spec.template.spec.as_ref();
-        spec.map(|spec| pod::warnings::of_spec(spec, &At::Root.child("spec").child("template").child("spec"))).unwrap_or_default()
+        spec.map(|spec| {
+            pod::warnings::of_spec(
+                spec,
+                &At::Root.child("spec").child("template").child("spec"),
+            )
+        })
+        .unwrap_or_default()
     }
 }
 
@@ -151,7 +183,10 @@ fn validate_strategy(found: &mut Found, spec: &DeploymentSpec, at: &At) {
     match strategy.type_.as_deref().unwrap_or_default() {
         "Recreate" => {
             if strategy.rolling_update.is_some() {
-                found.forbidden(&rolling_at, "may not be specified when strategy `type` is 'Recreate'");
+                found.forbidden(
+                    &rolling_at,
+                    "may not be specified when strategy `type` is 'Recreate'",
+                );
             }
         }
         "RollingUpdate" => match &strategy.rolling_update {
@@ -170,10 +205,20 @@ fn validate_rolling(found: &mut Found, rolling: &RollingUpdateDeployment, at: &A
     count_or_percent(found, unavailable, &unavailable_at);
     count_or_percent(found, surge, &at.child("maxSurge"));
     if amount(unavailable) == Some(0) && amount(surge) == Some(0) {
-        found.invalid(&unavailable_at, json!(unavailable), "may not be 0 when `maxSurge` is 0");
+        found.invalid(
+            &unavailable_at,
+            json!(unavailable),
+            "may not be 0 when `maxSurge` is 0",
+        );
     }
-    if matches!(unavailable, IntOrString::String(_)) && amount(unavailable).is_some_and(|percent| percent > 100) {
-        found.invalid(&unavailable_at, json!(unavailable), "must not be greater than 100%");
+    if matches!(unavailable, IntOrString::String(_))
+        && amount(unavailable).is_some_and(|percent| percent > 100)
+    {
+        found.invalid(
+            &unavailable_at,
+            json!(unavailable),
+            "must not be greater than 100%",
+        );
     }
 }
 
@@ -183,7 +228,11 @@ fn amount(value: &IntOrString) -> Option<i32> {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(text) => {
             let digits = text.strip_suffix('%')?;
-            digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+            digits
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| digits.parse().ok())
+                .flatten()
         }
     }
 }
@@ -216,7 +265,10 @@ mod tests {
                 "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "x:1"}]}}
             }
         });
-        value["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        value["spec"]
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
         let mut object = DEPLOYMENTS.from_value(value).unwrap();
         DEPLOYMENTS.apply_defaults(&mut *object);
         DEPLOYMENTS.prepare_create(&mut *object);
@@ -228,34 +280,55 @@ mod tests {
         let value = deployment(json!({})).to_value();
         for (pointer, want) in [
             ("/spec/replicas", json!(1)),
-            ("/spec/strategy", json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})),
+            (
+                "/spec/strategy",
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}),
+            ),
             ("/spec/revisionHistoryLimit", json!(10)),
             ("/spec/progressDeadlineSeconds", json!(600)),
-            ("/spec/template/spec/terminationGracePeriodSeconds", json!(30)),
+            (
+                "/spec/template/spec/terminationGracePeriodSeconds",
+                json!(30),
+            ),
             ("/spec/template/spec/dnsPolicy", json!("ClusterFirst")),
             ("/metadata/generation", json!(1)),
         ] {
             assert_eq!(value.pointer(pointer), Some(&want), "{pointer}");
         }
-        assert_eq!(deployment(json!({"strategy": {"type": "Recreate"}})).to_value()["spec"]["strategy"], json!({"type": "Recreate"}));
+        assert_eq!(
+            deployment(json!({"strategy": {"type": "Recreate"}})).to_value()["spec"]["strategy"],
+            json!({"type": "Recreate"})
+        );
     }
 
     #[test]
     fn new_deployments() {
         for (spec, want) in [
             (json!({}), "[]"),
-            (json!({"replicas": -1}), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+            (
+                json!({"replicas": -1}),
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            ),
             (
                 json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}}),
                 "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
             ),
-            (json!({"strategy": {"rollingUpdate": {"maxUnavailable": "120%"}}}), "must not be greater than 100%"),
-            (json!({"strategy": {"rollingUpdate": {"maxSurge": "a"}}}), "a valid percent string"),
+            (
+                json!({"strategy": {"rollingUpdate": {"maxUnavailable": "120%"}}}),
+                "must not be greater than 100%",
+            ),
+            (
+                json!({"strategy": {"rollingUpdate": {"maxSurge": "a"}}}),
+                "a valid percent string",
+            ),
             (
                 json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}),
                 "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
             ),
-            (json!({"selector": {}}), "[spec.selector: Required value, spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`]"),
+            (
+                json!({"selector": {}}),
+                "[spec.selector: Required value, spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`]",
+            ),
             (
                 json!({"selector": {"matchLabels": {"app": "b"}}}),
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",
@@ -264,7 +337,10 @@ mod tests {
                 json!({"template": {"metadata": {"labels": {"app": "a"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}}}),
                 "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
             ),
-            (json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}), "must be greater than minReadySeconds"),
+            (
+                json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}),
+                "must be greater than minReadySeconds",
+            ),
             (
                 json!({"template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c"}]}}}),
                 "spec.template.spec.containers[0].image: Required value",

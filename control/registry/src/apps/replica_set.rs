@@ -19,7 +19,11 @@ impl Strategy for ReplicaSet {
         drop_zero(&mut spec.min_ready_seconds);
         pod::normalise::template(spec.template.get_or_insert_default());
         if let Some(status) = &mut self.status {
-            for count in [&mut status.fully_labeled_replicas, &mut status.ready_replicas, &mut status.available_replicas] {
+            for count in [
+                &mut status.fully_labeled_replicas,
+                &mut status.ready_replicas,
+                &mut status.available_replicas,
+            ] {
                 drop_zero(count);
             }
             drop_zero(&mut status.observed_generation);
@@ -52,7 +56,10 @@ impl Strategy for ReplicaSet {
         let mut found = Found::new();
         let (spec, at) = (&self.spec, At::Root.child("spec"));
         found.not_negative(&at.child("replicas"), i64::from(spec.replicas.unwrap_or(0)));
-        found.not_negative(&at.child("minReadySeconds"), i64::from(spec.min_ready_seconds.unwrap_or(0)));
+        found.not_negative(
+            &at.child("minReadySeconds"),
+            i64::from(spec.min_ready_seconds.unwrap_or(0)),
+        );
         template::validate(&mut found, &spec.selector, spec.template.as_ref(), &at);
         found.into_errors()
     }
@@ -60,7 +67,11 @@ impl Strategy for ReplicaSet {
     fn validate_update(&self, old: &Self) -> FieldErrors {
         let mut errors = self.validate();
         let mut found = Found::new();
-        found.immutable(&At::Root.child("spec").child("selector"), &self.spec.selector, &old.spec.selector);
+        found.immutable(
+            &At::Root.child("spec").child("selector"),
+            &self.spec.selector,
+            &old.spec.selector,
+        );
         errors.extend(found.into_errors());
         errors
     }
@@ -78,22 +89,45 @@ impl Strategy for ReplicaSet {
             let count = count.unwrap_or(0);
             found.not_negative(&at.child(name), i64::from(count));
             if count > status.replicas {
-                found.invalid(&at.child(name), count, "cannot be greater than status.replicas");
+                found.invalid(
+                    &at.child(name),
+                    count,
+                    "cannot be greater than status.replicas",
+                );
             }
         }
         if status.available_replicas > status.ready_replicas {
-            found.invalid(&at.child("availableReplicas"), status.available_replicas.unwrap_or(0), "cannot be greater than readyReplicas");
+            found.invalid(
+                &at.child("availableReplicas"),
+                status.available_replicas.unwrap_or(0),
+                "cannot be greater than readyReplicas",
+            );
         }
         found.into_errors()
     }
 
     fn warnings(&self, _: Option<&Self>) -> Vec<String> {
-        let spec = self.spec.template.as_ref().and_then(|template| template.spec.as_ref());
-        spec.map(|spec| pod::warnings::of_spec(spec, &At::Root.child("spec").child("template").child("spec"))).unwrap_or_default()
+        let spec = self
+            .spec
+            .template
+            .as_ref()
+            .and_then(|template| template.spec.as_ref());
+        spec.map(|spec| {
+            pod::warnings::of_spec(
+                spec,
+                &At::Root.child("spec").child("template").child("spec"),
+            )
+        })
+        .unwrap_or_default()
     }
 
     fn field(&self, path: &str) -> Option<String> {
-        (path == "status.replicas").then(|| self.status.as_ref().map_or(0, |status| status.replicas).to_string())
+        (path == "status.replicas").then(|| {
+            self.status
+                .as_ref()
+                .map_or(0, |status| status.replicas)
+                .to_string()
+        })
     }
 }
 
@@ -125,8 +159,17 @@ mod tests {
         let good = set(json!({"matchLabels": {"app": "a"}}));
         assert_eq!(SETS.validate(&*good).message(), "[]");
         assert_eq!(good.to_value()["spec"]["replicas"], json!(1));
-        let other = set(json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["b"]}]}));
-        assert!(SETS.validate(&*other).message().contains("`selector` does not match template `labels`"));
-        assert!(SETS.validate_update(&*other, &*good).message().contains("field is immutable"));
+        let other =
+            set(json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["b"]}]}));
+        assert!(
+            SETS.validate(&*other)
+                .message()
+                .contains("`selector` does not match template `labels`")
+        );
+        assert!(
+            SETS.validate_update(&*other, &*good)
+                .message()
+                .contains("field is immutable")
+        );
     }
 }

@@ -11,7 +11,12 @@ use crate::found::{At, Found};
 use crate::labels;
 
 /// What is wrong with a selector and a template. `at` is where the specification stands.
-pub fn validate(found: &mut Found, selector: &LabelSelector, template: Option<&PodTemplateSpec>, at: &At) {
+pub fn validate(
+    found: &mut Found,
+    selector: &LabelSelector,
+    template: Option<&PodTemplateSpec>,
+    at: &At,
+) {
     let selector_at = at.child("selector");
     // Upstream tells a missing selector from an empty one; the type here does not, and missing is what happens.
     let missing = labels::is_empty(selector);
@@ -22,10 +27,19 @@ pub fn validate(found: &mut Found, selector: &LabelSelector, template: Option<&P
     labels::validate_selector(found, selector, &selector_at);
     let valid = found.len() == before;
     let at = at.child("template");
-    let Some(template) = template else { return found.required(&at, "") };
-    let carried = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+    let Some(template) = template else {
+        return found.required(&at, "");
+    };
+    let carried = template
+        .metadata
+        .as_ref()
+        .and_then(|meta| meta.labels.as_ref());
     if missing || (valid && !labels::selects(selector, carried)) {
-        found.invalid(&at.child("metadata").child("labels"), json!(carried), "`selector` does not match template `labels`");
+        found.invalid(
+            &at.child("metadata").child("labels"),
+            json!(carried),
+            "`selector` does not match template `labels`",
+        );
     }
     spec::validate_template(found, template, &at);
     if let Some(spec) = &template.spec {
@@ -35,7 +49,10 @@ pub fn validate(found: &mut Found, selector: &LabelSelector, template: Option<&P
             found.not_supported(&at.child("restartPolicy"), policy, &["Always"]);
         }
         if spec.active_deadline_seconds.is_some() {
-            found.forbidden(&at.child("activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported");
+            found.forbidden(
+                &at.child("activeDeadlineSeconds"),
+                "activeDeadlineSeconds in ReplicaSet is not Supported",
+            );
         }
     }
 }

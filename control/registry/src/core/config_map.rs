@@ -20,8 +20,16 @@ impl Strategy for ConfigMap {
         let mut size = 0;
         for (key, value) in self.data.iter().flatten() {
             found.faults(&data_at.key(key), key, names::config_key(key));
-            if self.binary_data.as_ref().is_some_and(|binary| binary.contains_key(key)) {
-                found.invalid(&data_at.key(key), key.as_str(), "duplicate of key present in binaryData");
+            if self
+                .binary_data
+                .as_ref()
+                .is_some_and(|binary| binary.contains_key(key))
+            {
+                found.invalid(
+                    &data_at.key(key),
+                    key.as_str(),
+                    "duplicate of key present in binaryData",
+                );
             }
             size += value.len();
         }
@@ -64,15 +72,29 @@ mod tests {
         let map = |value| serde_json::from_value::<ConfigMap>(value).unwrap();
         for (given, want) in [
             (json!({"data": {"a.b": "c"}}), "[]"),
-            (json!({"data": {"a b": "c"}}), "data[a b]: Invalid value: \"a b\": a valid config key must consist"),
-            (json!({"data": {"a": "c"}, "binaryData": {"a": "YQ=="}}), "data[a]: Invalid value: \"a\": duplicate of key present in binaryData"),
-            (json!({"data": {"a": "x".repeat(DATA_MAX + 1)}}), "Too long: may not be more than 1048576 bytes"),
+            (
+                json!({"data": {"a b": "c"}}),
+                "data[a b]: Invalid value: \"a b\": a valid config key must consist",
+            ),
+            (
+                json!({"data": {"a": "c"}, "binaryData": {"a": "YQ=="}}),
+                "data[a]: Invalid value: \"a\": duplicate of key present in binaryData",
+            ),
+            (
+                json!({"data": {"a": "x".repeat(DATA_MAX + 1)}}),
+                "Too long: may not be more than 1048576 bytes",
+            ),
         ] {
             let message = map(given).validate().message();
             assert!(message.contains(want), "{message}");
         }
         let sealed = map(json!({"immutable": true, "data": {"a": "b"}}));
-        assert_eq!(map(json!({"data": {"a": "c"}})).validate_update(&sealed).len(), 2);
+        assert_eq!(
+            map(json!({"data": {"a": "c"}}))
+                .validate_update(&sealed)
+                .len(),
+            2
+        );
         assert_eq!(sealed.validate_update(&sealed).len(), 0);
     }
 }

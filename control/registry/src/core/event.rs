@@ -30,7 +30,12 @@ impl Strategy for Event {
 
     fn normalise(&mut self) {
         drop_zero(&mut self.count);
-        for member in [&mut self.message, &mut self.reason, &mut self.type_, &mut self.action] {
+        for member in [
+            &mut self.message,
+            &mut self.reason,
+            &mut self.type_,
+            &mut self.action,
+        ] {
             drop_zero(member);
         }
     }
@@ -53,8 +58,16 @@ pub struct Names {
 }
 
 impl Names {
-    pub const CORE: Names = Names { object: "involvedObject", controller: "reportingComponent", note: "message" };
-    pub const EVENTS: Names = Names { object: "regarding", controller: "reportingController", note: "note" };
+    pub const CORE: Names = Names {
+        object: "involvedObject",
+        controller: "reportingComponent",
+        note: "message",
+    };
+    pub const EVENTS: Names = Names {
+        object: "regarding",
+        controller: "reportingController",
+        note: "note",
+    };
 }
 
 /// The value of a selectable field.
@@ -73,8 +86,16 @@ pub fn field(event: &Event, path: &str) -> Option<String> {
         "type" => &event.type_,
         "reportingComponent" => &event.reporting_component,
         "source" => {
-            let component = event.source.as_ref().and_then(|source| source.component.clone()).filter(|component| !component.is_empty());
-            return Some(component.or_else(|| event.reporting_component.clone()).unwrap_or_default());
+            let component = event
+                .source
+                .as_ref()
+                .and_then(|source| source.component.clone())
+                .filter(|component| !component.is_empty());
+            return Some(
+                component
+                    .or_else(|| event.reporting_component.clone())
+                    .unwrap_or_default(),
+            );
         }
         _ => return None,
     };
@@ -85,7 +106,11 @@ pub fn field(event: &Event, path: &str) -> Option<String> {
 pub fn validate(event: &Event, names: Names) -> FieldErrors {
     let mut found = Found::new();
     let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
-    let about = event.involved_object.namespace.as_deref().unwrap_or_default();
+    let about = event
+        .involved_object
+        .namespace
+        .as_deref()
+        .unwrap_or_default();
     let object_at = At::Root.child(names.object);
     let at = object_at.child("namespace");
     if about.is_empty() {
@@ -104,16 +129,32 @@ pub fn validate(event: &Event, names: Names) -> FieldErrors {
         None => found.required(&controller_at, ""),
         Some(name) => found.faults(&controller_at, name, names::qualified_name(name)),
     }
-    for (name, value) in [("reportingInstance", &event.reporting_instance), ("action", &event.action), ("reason", &event.reason)] {
+    for (name, value) in [
+        ("reportingInstance", &event.reporting_instance),
+        ("action", &event.action),
+        ("reason", &event.reason),
+    ] {
         let at = At::Root.child(name);
         match text(value) {
             None => found.required(&at, ""),
-            Some(value) if value.len() > TEXT_MAX => found.invalid(&at, value, format!("can have at most {TEXT_MAX} characters")),
+            Some(value) if value.len() > TEXT_MAX => found.invalid(
+                &at,
+                value,
+                format!("can have at most {TEXT_MAX} characters"),
+            ),
             Some(_) => {}
         }
     }
-    if event.message.as_ref().is_some_and(|message| message.len() > NOTE_MAX) {
-        found.invalid(&At::Root.child(names.note), "", format!("can have at most {NOTE_MAX} characters"));
+    if event
+        .message
+        .as_ref()
+        .is_some_and(|message| message.len() > NOTE_MAX)
+    {
+        found.invalid(
+            &At::Root.child(names.note),
+            "",
+            format!("can have at most {NOTE_MAX} characters"),
+        );
     }
     found.into_errors()
 }
@@ -126,9 +167,18 @@ mod tests {
     #[test]
     fn events() {
         for (event, want) in [
-            (json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "a"}}), "[]"),
-            (json!({"metadata": {"namespace": "default"}, "involvedObject": {"kind": "Node"}}), "[]"),
-            (json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "b"}}), "involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"),
+            (
+                json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "a"}}),
+                "[]",
+            ),
+            (
+                json!({"metadata": {"namespace": "default"}, "involvedObject": {"kind": "Node"}}),
+                "[]",
+            ),
+            (
+                json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "b"}}),
+                "involvedObject.namespace: Invalid value: \"b\": does not match event.namespace",
+            ),
             (
                 json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "a"}, "eventTime": "2020-01-01T00:00:00.000000Z"}),
                 "[reportingComponent: Required value, reportingInstance: Required value, action: Required value, reason: Required value]",

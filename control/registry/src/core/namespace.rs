@@ -18,7 +18,10 @@ impl Strategy for Namespace {
 
     fn apply_defaults(&mut self) {
         if let Some(name) = self.metadata.name.clone().filter(|name| !name.is_empty()) {
-            self.metadata.labels.get_or_insert_default().insert(NAME_LABEL.to_owned(), name);
+            self.metadata
+                .labels
+                .get_or_insert_default()
+                .insert(NAME_LABEL.to_owned(), name);
         }
         let status = self.status.get_or_insert_with(NamespaceStatus::default);
         status.phase.get_or_insert_with(|| "Active".to_owned());
@@ -28,7 +31,11 @@ impl Strategy for Namespace {
         // A generated name came after the defaults.
         self.status = None;
         self.apply_defaults();
-        let finalizers = self.spec.get_or_insert_default().finalizers.get_or_insert_default();
+        let finalizers = self
+            .spec
+            .get_or_insert_default()
+            .finalizers
+            .get_or_insert_default();
         if !finalizers.iter().any(|name| name == FINALIZER) {
             finalizers.push(FINALIZER.to_owned());
         }
@@ -56,13 +63,25 @@ impl Strategy for Namespace {
 
     fn validate_status(&self, _: &Self) -> FieldErrors {
         let mut found = Found::new();
-        let phase = self.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+        let phase = self
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref())
+            .unwrap_or_default();
         let at = At::Root.child("status");
         let at = at.child("Phase");
         match self.metadata.deletion_timestamp {
-            None if phase != "Active" => found.invalid(&at, phase, "may only be 'Active' if `deletionTimestamp` is empty"),
+            None if phase != "Active" => found.invalid(
+                &at,
+                phase,
+                "may only be 'Active' if `deletionTimestamp` is empty",
+            ),
             Some(_) if phase != "Terminating" => {
-                found.invalid(&at, phase, "may only be 'Terminating' if `deletionTimestamp` is not empty");
+                found.invalid(
+                    &at,
+                    phase,
+                    "may only be 'Terminating' if `deletionTimestamp` is not empty",
+                );
             }
             _ => {}
         }
@@ -78,11 +97,19 @@ impl Strategy for Namespace {
     }
 
     fn held(&self) -> bool {
-        self.spec.as_ref().and_then(|spec| spec.finalizers.as_ref()).is_some_and(|finalizers| !finalizers.is_empty())
+        self.spec
+            .as_ref()
+            .and_then(|spec| spec.finalizers.as_ref())
+            .is_some_and(|finalizers| !finalizers.is_empty())
     }
 
     fn field(&self, path: &str) -> Option<String> {
-        let phase = || self.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+        let phase = || {
+            self.status
+                .as_ref()
+                .and_then(|status| status.phase.clone())
+                .unwrap_or_default()
+        };
         (path == "status.phase").then(phase)
     }
 }
@@ -90,7 +117,10 @@ impl Strategy for Namespace {
 fn finalizers(found: &mut Found, namespace: &Namespace) {
     let at = At::Root.child("spec");
     let at = at.child("finalizers");
-    let names = namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_ref());
+    let names = namespace
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.finalizers.as_ref());
     for name in names.into_iter().flatten() {
         meta::namespace_finalizer(found, name, &at);
     }
@@ -105,18 +135,33 @@ mod tests {
     #[test]
     fn a_namespace_is_born_active_and_held() {
         let namespaces = Typed::<Namespace>::NEW;
-        let mut object = namespaces.from_value(json!({"metadata": {"name": "a"}, "status": {"phase": "Terminating"}})).unwrap();
+        let mut object = namespaces
+            .from_value(json!({"metadata": {"name": "a"}, "status": {"phase": "Terminating"}}))
+            .unwrap();
         namespaces.apply_defaults(&mut *object);
         namespaces.prepare_create(&mut *object);
         assert_eq!(namespaces.validate(&*object).message(), "[]");
         let value = object.to_value();
         assert_eq!(value["spec"], json!({"finalizers": ["kubernetes"]}));
         assert_eq!(value["status"], json!({"phase": "Active"}));
-        assert_eq!(value["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "a"}));
+        assert_eq!(
+            value["metadata"]["labels"],
+            json!({"kubernetes.io/metadata.name": "a"})
+        );
         assert!(namespaces.held(&*object));
         namespaces.begin_deletion(&mut *object);
-        assert_eq!(namespaces.field(&*object, "status.phase").as_deref(), Some("Terminating"));
-        let dotted = namespaces.from_value(json!({"metadata": {"name": "a.b"}})).unwrap();
-        assert!(namespaces.validate(&*dotted).message().contains("metadata.name: Invalid value: \"a.b\""));
+        assert_eq!(
+            namespaces.field(&*object, "status.phase").as_deref(),
+            Some("Terminating")
+        );
+        let dotted = namespaces
+            .from_value(json!({"metadata": {"name": "a.b"}}))
+            .unwrap();
+        assert!(
+            namespaces
+                .validate(&*dotted)
+                .message()
+                .contains("metadata.name: Invalid value: \"a.b\"")
+        );
     }
 }

@@ -48,7 +48,10 @@ impl Strategy for Pod {
 
     fn prepare_create(&mut self) {
         let spec = self.spec.get_or_insert_default();
-        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+        let gated = spec
+            .scheduling_gates
+            .as_ref()
+            .is_some_and(|gates| !gates.is_empty());
         let conditions = gated.then(|| {
             vec![PodCondition {
                 type_: "PodScheduled".to_owned(),
@@ -69,16 +72,22 @@ impl Strategy for Pod {
     fn prepare_update(&mut self, old: &Self) {
         self.status.clone_from(&old.status);
         if let (Some(new), Some(old)) = (&mut self.spec, &old.spec) {
-            new.ephemeral_containers.clone_from(&old.ephemeral_containers);
+            new.ephemeral_containers
+                .clone_from(&old.ephemeral_containers);
         }
     }
 
     fn prepare_status(&mut self, old: &Self) {
         self.spec.clone_from(&old.spec);
-        self.metadata.owner_references.clone_from(&old.metadata.owner_references);
+        self.metadata
+            .owner_references
+            .clone_from(&old.metadata.owner_references);
         let status = self.status.get_or_insert_default();
         if text(&status.qos_class).is_none() {
-            status.qos_class = old.status.as_ref().and_then(|status| status.qos_class.clone());
+            status.qos_class = old
+                .status
+                .as_ref()
+                .and_then(|status| status.qos_class.clone());
         }
     }
 
@@ -91,11 +100,23 @@ impl Strategy for Pod {
         whole(&mut found, self);
         let at = At::Root.child("spec");
         let spec = spec_of(self);
-        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
+        if spec
+            .ephemeral_containers
+            .as_ref()
+            .is_some_and(|list| !list.is_empty())
+        {
             found.forbidden(&at.child("ephemeralContainers"), "cannot be set on create");
         }
-        if text(&spec.node_name).is_some() && spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
-            found.forbidden(&at.child("nodeName"), "cannot be set until all schedulingGates have been cleared");
+        if text(&spec.node_name).is_some()
+            && spec
+                .scheduling_gates
+                .as_ref()
+                .is_some_and(|gates| !gates.is_empty())
+        {
+            found.forbidden(
+                &at.child("nodeName"),
+                "cannot be set until all schedulingGates have been cleared",
+            );
         }
         found.into_errors()
     }
@@ -120,11 +141,17 @@ impl Strategy for Pod {
     /// A pod that runs nowhere, or has ended, has nothing to be graceful about.
     fn grace(&self, requested: Option<i64>) -> Grace {
         let spec = spec_of(self);
-        let phase = self.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = self
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         if text(&spec.node_name).is_none() || matches!(phase, Some("Failed" | "Succeeded")) {
             return Grace::Immediate;
         }
-        match requested.or(spec.termination_grace_period_seconds).unwrap_or(30) {
+        match requested
+            .or(spec.termination_grace_period_seconds)
+            .unwrap_or(30)
+        {
             0 => Grace::Immediate,
             negative if negative < 0 => Grace::After(1),
             seconds => Grace::After(seconds),
@@ -143,7 +170,9 @@ impl Strategy for Pod {
             "status.phase" => status.and_then(|status| status.phase.clone()),
             "status.podIP" => status.and_then(|status| status.pod_ip.clone()),
             "status.podIPs" => status.and_then(|status| status.pod_ip.clone()),
-            "status.nominatedNodeName" => status.and_then(|status| status.nominated_node_name.clone()),
+            "status.nominatedNodeName" => {
+                status.and_then(|status| status.nominated_node_name.clone())
+            }
             _ => return None,
         };
         Some(value.unwrap_or_default())
@@ -159,26 +188,49 @@ fn spec_of(pod: &Pod) -> &PodSpec {
 fn whole(found: &mut Found, pod: &Pod) {
     let spec = spec_of(pod);
     if let Some(annotations) = &pod.metadata.annotations {
-        spec::validate_annotations(found, annotations, spec, &At::Root.child("metadata").child("annotations"));
+        spec::validate_annotations(
+            found,
+            annotations,
+            spec,
+            &At::Root.child("metadata").child("annotations"),
+        );
     }
     let at = At::Root.child("spec");
     spec::validate(found, spec, spec::Place::Pod, &at);
     if text(&spec.service_account_name).is_none() {
         for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-            let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+            let sources = volume
+                .projected
+                .iter()
+                .flat_map(|projected| projected.sources.iter().flatten());
             for (source_index, source) in sources.enumerate() {
                 if source.service_account_token.is_some() {
                     found.forbidden(
-                        &at.child("volumes").index(index).child("projected").child("sources").index(source_index).child("serviceAccountToken"),
+                        &at.child("volumes")
+                            .index(index)
+                            .child("projected")
+                            .child("sources")
+                            .index(source_index)
+                            .child("serviceAccountToken"),
                         "must not be specified when serviceAccountName is not set",
                     );
                 }
             }
         }
     }
-    for (list, containers) in [("containers", spec.containers.as_slice()), ("initContainers", spec.init_containers.as_deref().unwrap_or_default())] {
+    for (list, containers) in [
+        ("containers", spec.containers.as_slice()),
+        (
+            "initContainers",
+            spec.init_containers.as_deref().unwrap_or_default(),
+        ),
+    ] {
         for (index, container) in containers.iter().enumerate() {
-            container::image_spaces(found, container.image.as_deref(), &at.child(list).index(index));
+            container::image_spaces(
+                found,
+                container.image.as_deref(),
+                &at.child(list).index(index),
+            );
         }
     }
 }

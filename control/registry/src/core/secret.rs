@@ -19,7 +19,11 @@ impl Strategy for Secret {
     fn normalise(&mut self) {
         if let Some(plain) = self.string_data.take() {
             let data = self.data.get_or_insert_default();
-            data.extend(plain.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))));
+            data.extend(
+                plain
+                    .into_iter()
+                    .map(|(key, value)| (key, ByteString(value.into_bytes()))),
+            );
         }
     }
 
@@ -44,7 +48,12 @@ impl Strategy for Secret {
         if size > DATA_MAX {
             found.too_long(&at, DATA_MAX);
         }
-        let value = |key: &str| self.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
+        let value = |key: &str| {
+            self.data
+                .as_ref()
+                .and_then(|data| data.get(key))
+                .map(|value| value.0.as_slice())
+        };
         let mut required = |key: &str, there: bool| {
             if !there {
                 found.required(&at.key(key), "");
@@ -52,19 +61,38 @@ impl Strategy for Secret {
         };
         match self.type_.as_deref().unwrap_or_default() {
             "kubernetes.io/service-account-token" => {
-                let name = self.metadata.annotations.as_ref().and_then(|set| set.get(ACCOUNT_NAME));
+                let name = self
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|set| set.get(ACCOUNT_NAME));
                 if name.is_none_or(String::is_empty) {
-                    found.required(&At::Root.child("metadata").child("annotations").key(ACCOUNT_NAME), "");
+                    found.required(
+                        &At::Root
+                            .child("metadata")
+                            .child("annotations")
+                            .key(ACCOUNT_NAME),
+                        "",
+                    );
                 }
             }
-            "kubernetes.io/dockercfg" => docker(&mut found, value(".dockercfg"), &at.key(".dockercfg")),
-            "kubernetes.io/dockerconfigjson" => docker(&mut found, value(".dockerconfigjson"), &at.key(".dockerconfigjson")),
+            "kubernetes.io/dockercfg" => {
+                docker(&mut found, value(".dockercfg"), &at.key(".dockercfg"))
+            }
+            "kubernetes.io/dockerconfigjson" => docker(
+                &mut found,
+                value(".dockerconfigjson"),
+                &at.key(".dockerconfigjson"),
+            ),
             "kubernetes.io/basic-auth" => {
                 let either = value("username").is_some() || value("password").is_some();
                 required("username", either);
                 required("password", either);
             }
-            "kubernetes.io/ssh-auth" => required("ssh-privatekey", value("ssh-privatekey").is_some_and(|key| !key.is_empty())),
+            "kubernetes.io/ssh-auth" => required(
+                "ssh-privatekey",
+                value("ssh-privatekey").is_some_and(|key| !key.is_empty()),
+            ),
             "kubernetes.io/tls" => {
                 required("tls.crt", value("tls.crt").is_some());
                 required("tls.key", value("tls.key").is_some());
@@ -78,7 +106,10 @@ impl Strategy for Secret {
         let mut found = Found::new();
         found.immutable(&At::Root.child("type"), &self.type_, &old.type_);
         if old.immutable == Some(true) {
-            for (name, changed) in [("immutable", self.immutable != Some(true)), ("data", self.data != old.data)] {
+            for (name, changed) in [
+                ("immutable", self.immutable != Some(true)),
+                ("data", self.data != old.data),
+            ] {
                 if changed {
                     found.forbidden(&At::Root.child(name), SEALED);
                 }
@@ -114,12 +145,30 @@ mod tests {
         for (given, want) in [
             (json!({"data": {"a": "YQ=="}}), "[]"),
             (json!({"data": {"a b": "YQ=="}}), "data[a b]: Invalid value"),
-            (json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "YQ=="}}), "data[tls.key]: Required value"),
-            (json!({"type": "kubernetes.io/ssh-auth"}), "data[ssh-privatekey]: Required value"),
-            (json!({"type": "kubernetes.io/basic-auth"}), "[data[username]: Required value, data[password]: Required value]"),
-            (json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "x"}}), "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\""),
-            (json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "{}"}}), "[]"),
-            (json!({"type": "kubernetes.io/service-account-token"}), "metadata.annotations[kubernetes.io/service-account.name]: Required value"),
+            (
+                json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "YQ=="}}),
+                "data[tls.key]: Required value",
+            ),
+            (
+                json!({"type": "kubernetes.io/ssh-auth"}),
+                "data[ssh-privatekey]: Required value",
+            ),
+            (
+                json!({"type": "kubernetes.io/basic-auth"}),
+                "[data[username]: Required value, data[password]: Required value]",
+            ),
+            (
+                json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "x"}}),
+                "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\"",
+            ),
+            (
+                json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "{}"}}),
+                "[]",
+            ),
+            (
+                json!({"type": "kubernetes.io/service-account-token"}),
+                "metadata.annotations[kubernetes.io/service-account.name]: Required value",
+            ),
         ] {
             let mut object = secrets.from_value(given.clone()).unwrap();
             object.meta_mut().name = Some("s".to_owned());
@@ -128,7 +177,9 @@ mod tests {
             let message = secrets.validate(&*object).message();
             assert!(message.contains(want), "{given}: {message}");
         }
-        let plain = secrets.from_value(json!({"data": {"a": "YQ==", "b": "Yg=="}, "stringData": {"a": "c"}})).unwrap();
+        let plain = secrets
+            .from_value(json!({"data": {"a": "YQ==", "b": "Yg=="}, "stringData": {"a": "c"}}))
+            .unwrap();
         assert_eq!(plain.to_value()["data"], json!({"a": "Yw==", "b": "Yg=="}));
         assert_eq!(plain.to_value().get("stringData"), None);
     }

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use caravel_api::FieldErrors;
 use k8s_openapi::api::core::v1::{
-    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
+    SessionAffinityConfig,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
@@ -63,7 +64,9 @@ impl Strategy for Service {
         match spec.session_affinity.as_deref() {
             Some("None") => spec.session_affinity_config = None,
             Some("ClientIP") => {
-                let client = spec.session_affinity_config.get_or_insert_with(SessionAffinityConfig::default);
+                let client = spec
+                    .session_affinity_config
+                    .get_or_insert_with(SessionAffinityConfig::default);
                 let client = client.client_ip.get_or_insert_with(ClientIPConfig::default);
                 client.timeout_seconds.get_or_insert(AFFINITY_SECONDS);
             }
@@ -93,7 +96,10 @@ impl Strategy for Service {
     }
 
     fn prepare_create(&mut self) {
-        self.status = Some(ServiceStatus { load_balancer: Some(LoadBalancerStatus::default()), ..ServiceStatus::default() });
+        self.status = Some(ServiceStatus {
+            load_balancer: Some(LoadBalancerStatus::default()),
+            ..ServiceStatus::default()
+        });
         addresses::pair(self.spec.get_or_insert_default());
     }
 
@@ -122,10 +128,20 @@ impl Strategy for Service {
         if let (Some(new), Some(old)) = (&self.spec, &old.spec) {
             let at = At::Root.child("spec");
             addresses::validate_change(&mut found, new, old, &at);
-            if is_balancer(new) && is_balancer(old) && new.load_balancer_class != old.load_balancer_class {
-                found.invalid(&at.child("loadBalancerClass"), json!(new.load_balancer_class), "may not change once set");
+            if is_balancer(new)
+                && is_balancer(old)
+                && new.load_balancer_class != old.load_balancer_class
+            {
+                found.invalid(
+                    &at.child("loadBalancerClass"),
+                    json!(new.load_balancer_class),
+                    "may not change once set",
+                );
             }
-            if needs_health_check(new) && needs_health_check(old) && new.health_check_node_port != old.health_check_node_port {
+            if needs_health_check(new)
+                && needs_health_check(old)
+                && new.health_check_node_port != old.health_check_node_port
+            {
                 found.forbidden(&at.child("healthCheckNodePort"), "field is immutable");
             }
         }
@@ -138,10 +154,18 @@ impl Strategy for Service {
         let mut found = Found::new();
         let at = At::Root.child("status");
         let at = at.child("loadBalancer");
-        let status = self.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+        let status = self
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref());
+        let ingress = status
+            .and_then(|status| status.ingress.as_deref())
+            .unwrap_or_default();
         if !ingress.is_empty() && !self.spec.as_ref().is_some_and(is_balancer) {
-            found.forbidden(&at.child("ingress"), "may only be used when `spec.type` is 'LoadBalancer'");
+            found.forbidden(
+                &at.child("ingress"),
+                "may only be used when `spec.type` is 'LoadBalancer'",
+            );
         }
         for (index, ingress) in ingress.iter().enumerate() {
             let at = at.child("ingress");
@@ -158,11 +182,15 @@ impl Strategy for Service {
 
     fn warnings(&self, _: Option<&Self>) -> Vec<String> {
         let mut warnings = Vec::new();
-        let Some(spec) = &self.spec else { return warnings };
+        let Some(spec) = &self.spec else {
+            return warnings;
+        };
         if spec.load_balancer_ip.is_some() {
             warnings.push("spec.loadBalancerIP is ignored by many load balancers; its use is deprecated since v1.24".to_owned());
         }
-        if spec.cluster_ip.as_deref() == Some("None") && spec.session_affinity.as_deref() == Some("ClientIP") {
+        if spec.cluster_ip.as_deref() == Some("None")
+            && spec.session_affinity.as_deref() == Some("ClientIP")
+        {
             warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
         }
         warnings
@@ -185,7 +213,11 @@ fn is_balancer(spec: &ServiceSpec) -> bool {
 
 fn externally_accessible(spec: &ServiceSpec) -> bool {
     matches!(spec.type_.as_deref(), Some("LoadBalancer" | "NodePort"))
-        || (spec.type_.as_deref() == Some("ClusterIP") && spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()))
+        || (spec.type_.as_deref() == Some("ClusterIP")
+            && spec
+                .external_ips
+                .as_ref()
+                .is_some_and(|ips| !ips.is_empty()))
 }
 
 fn needs_health_check(spec: &ServiceSpec) -> bool {
@@ -194,10 +226,16 @@ fn needs_health_check(spec: &ServiceSpec) -> bool {
 
 /// A change of type takes along what only the old type had, unless the writer says something new there.
 fn drop_what_the_type_lost(new: &mut ServiceSpec, old: &ServiceSpec) {
-    if externally_accessible(old) && !externally_accessible(new) && new.external_traffic_policy == old.external_traffic_policy {
+    if externally_accessible(old)
+        && !externally_accessible(new)
+        && new.external_traffic_policy == old.external_traffic_policy
+    {
         new.external_traffic_policy = None;
     }
-    if needs_health_check(old) && !needs_health_check(new) && new.health_check_node_port == old.health_check_node_port {
+    if needs_health_check(old)
+        && !needs_health_check(new)
+        && new.health_check_node_port == old.health_check_node_port
+    {
         new.health_check_node_port = None;
     }
     if is_balancer(old) && !is_balancer(new) {
@@ -208,7 +246,10 @@ fn drop_what_the_type_lost(new: &mut ServiceSpec, old: &ServiceSpec) {
             new.load_balancer_class = None;
         }
     }
-    if old.type_.as_deref() == Some("ExternalName") && new.type_.as_deref() != Some("ExternalName") && new.external_name == old.external_name {
+    if old.type_.as_deref() == Some("ExternalName")
+        && new.type_.as_deref() != Some("ExternalName")
+        && new.external_name == old.external_name
+    {
         new.external_name = None;
     }
 }
@@ -222,7 +263,11 @@ fn validate_spec(found: &mut Found, spec: &ServiceSpec, at: &At) {
     }
     match kind {
         "LoadBalancer" | "NodePort" if headless => {
-            found.invalid(&at.child("clusterIPs").index(0), "None", format!("may not be set to 'None' for {kind} services"));
+            found.invalid(
+                &at.child("clusterIPs").index(0),
+                "None",
+                format!("may not be set to 'None' for {kind} services"),
+            );
         }
         "ExternalName" => external_name(found, spec, at),
         _ => {}
@@ -237,7 +282,10 @@ fn validate_spec(found: &mut Found, spec: &ServiceSpec, at: &At) {
         non_special_ip(found, ip, &at.child("externalIPs").index(index));
     }
     found.one_of(&at.child("type"), Some(kind), TYPES);
-    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let ranges = spec
+        .load_balancer_source_ranges
+        .as_deref()
+        .unwrap_or_default();
     let ranges_at = at.child("LoadBalancerSourceRanges");
     if !ranges.is_empty() && !is_balancer(spec) {
         found.forbidden(&ranges_at, BALANCER_ONLY);
@@ -261,8 +309,16 @@ fn validate_spec(found: &mut Found, spec: &ServiceSpec, at: &At) {
 
 fn external_name(found: &mut Found, spec: &ServiceSpec, at: &At) {
     for (name, there) in [
-        ("clusterIPs", spec.cluster_ips.as_ref().is_some_and(|ips| !ips.is_empty())),
-        ("ipFamilies", spec.ip_families.as_ref().is_some_and(|families| !families.is_empty())),
+        (
+            "clusterIPs",
+            spec.cluster_ips.as_ref().is_some_and(|ips| !ips.is_empty()),
+        ),
+        (
+            "ipFamilies",
+            spec.ip_families
+                .as_ref()
+                .is_some_and(|families| !families.is_empty()),
+        ),
         ("ipFamilyPolicy", spec.ip_family_policy.is_some()),
     ] {
         if there {
@@ -280,7 +336,8 @@ fn external_name(found: &mut Found, spec: &ServiceSpec, at: &At) {
 }
 
 fn validate_ports(found: &mut Found, ports: &[ServicePort], kind: &str, at: &At) {
-    let (mut seen_names, mut seen_ports, mut seen_node_ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut seen_names, mut seen_ports, mut seen_node_ports) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, port) in ports.iter().enumerate() {
         let at = at.index(index);
         let protocol = port.protocol.as_deref().unwrap_or_default();
@@ -294,7 +351,11 @@ fn validate_ports(found: &mut Found, ports: &[ServicePort], kind: &str, at: &At)
                 }
             }
         }
-        found.number_faults(&at.child("port"), i64::from(port.port), names::port_number(port.port));
+        found.number_faults(
+            &at.child("port"),
+            i64::from(port.port),
+            names::port_number(port.port),
+        );
         found.one_of(&at.child("protocol"), Some(protocol), PROTOCOLS);
         if let Some(target) = &port.target_port {
             probe::port(found, target, &at.child("targetPort"));
@@ -319,31 +380,52 @@ fn validate_ports(found: &mut Found, ports: &[ServicePort], kind: &str, at: &At)
 
 fn session_affinity(found: &mut Found, spec: &ServiceSpec, at: &At) {
     let affinity = spec.session_affinity.as_deref();
-    found.one_of(&at.child("sessionAffinity"), affinity, &["ClientIP", "None"]);
+    found.one_of(
+        &at.child("sessionAffinity"),
+        affinity,
+        &["ClientIP", "None"],
+    );
     let at = at.child("sessionAffinityConfig");
     match (affinity, &spec.session_affinity_config) {
         (Some("ClientIP"), None) => found.required(&at, "when session affinity type is ClientIP"),
         (Some("ClientIP"), Some(config)) => {
             let at = at.child("clientIP");
             let seconds_at = at.child("timeoutSeconds");
-            match config.client_ip.as_ref().map(|client| client.timeout_seconds) {
+            match config
+                .client_ip
+                .as_ref()
+                .map(|client| client.timeout_seconds)
+            {
                 None => found.required(&at, "when session affinity type is ClientIP"),
                 Some(None) => found.required(&seconds_at, "when session affinity type is ClientIP"),
                 Some(Some(seconds)) if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds) => {
-                    found.invalid(&seconds_at, seconds, format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}"));
+                    found.invalid(
+                        &seconds_at,
+                        seconds,
+                        format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}"),
+                    );
                 }
                 Some(Some(_)) => {}
             }
         }
-        (Some("None"), Some(_)) => found.forbidden(&at, "must not be set when session affinity is None"),
+        (Some("None"), Some(_)) => {
+            found.forbidden(&at, "must not be set when session affinity is None")
+        }
         _ => {}
     }
 }
 
 fn traffic(found: &mut Found, spec: &ServiceSpec, kind: &str, at: &At) {
     let external_at = at.child("externalTrafficPolicy");
-    match (externally_accessible(spec), text(&spec.external_traffic_policy)) {
-        (false, Some(policy)) => found.invalid(&external_at, policy, "may only be set for externally-accessible services"),
+    match (
+        externally_accessible(spec),
+        text(&spec.external_traffic_policy),
+    ) {
+        (false, Some(policy)) => found.invalid(
+            &external_at,
+            policy,
+            "may only be set for externally-accessible services",
+        ),
         (true, policy) => found.one_of(&external_at, policy, POLICIES),
         (false, None) => {}
     }
@@ -359,8 +441,16 @@ fn traffic(found: &mut Found, spec: &ServiceSpec, kind: &str, at: &At) {
     if internal.is_some() || matches!(kind, "ClusterIP" | "LoadBalancer" | "NodePort") {
         found.one_of(&at.child("internalTrafficPolicy"), internal, POLICIES);
     }
-    if let Some(distribution) = spec.traffic_distribution.as_deref().filter(|distribution| !DISTRIBUTIONS.contains(distribution)) {
-        found.not_supported(&at.child("trafficDistribution"), distribution, DISTRIBUTIONS);
+    if let Some(distribution) = spec
+        .traffic_distribution
+        .as_deref()
+        .filter(|distribution| !DISTRIBUTIONS.contains(distribution))
+    {
+        found.not_supported(
+            &at.child("trafficDistribution"),
+            distribution,
+            DISTRIBUTIONS,
+        );
     }
 }
 

@@ -29,12 +29,18 @@ impl Strategy for EndpointSlice {
     }
 
     fn desired_changed(&self, old: &Self) -> bool {
-        self.endpoints != old.endpoints || self.ports != old.ports || self.metadata.labels != old.metadata.labels
+        self.endpoints != old.endpoints
+            || self.ports != old.ports
+            || self.metadata.labels != old.metadata.labels
     }
 
     fn validate(&self) -> FieldErrors {
         let mut found = Found::new();
-        found.one_of(&At::Root.child("addressType"), Some(&self.address_type), FAMILIES);
+        found.one_of(
+            &At::Root.child("addressType"),
+            Some(&self.address_type),
+            FAMILIES,
+        );
         let at = At::Root.child("endpoints");
         let endpoints = self.endpoints.as_deref().unwrap_or_default();
         if endpoints.len() > ENDPOINTS_MAX {
@@ -44,14 +50,22 @@ impl Strategy for EndpointSlice {
                 validate_endpoint(&mut found, endpoint, &self.address_type, &at.index(index));
             }
         }
-        validate_ports(&mut found, self.ports.as_deref().unwrap_or_default(), &At::Root.child("ports"));
+        validate_ports(
+            &mut found,
+            self.ports.as_deref().unwrap_or_default(),
+            &At::Root.child("ports"),
+        );
         found.into_errors()
     }
 
     fn validate_update(&self, old: &Self) -> FieldErrors {
         let mut errors = self.validate();
         let mut found = Found::new();
-        found.immutable(&At::Root.child("addressType"), &self.address_type, &old.address_type);
+        found.immutable(
+            &At::Root.child("addressType"),
+            &self.address_type,
+            &old.address_type,
+        );
         errors.extend(found.into_errors());
         errors
     }
@@ -85,7 +99,11 @@ fn validate_endpoint(found: &mut Found, endpoint: &Endpoint, family: &str, at: &
         found.faults(&at.child("hostname"), name, names::dns_label(name));
     }
     let mut seen = BTreeSet::new();
-    let zones = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+    let zones = endpoint
+        .hints
+        .as_ref()
+        .and_then(|hints| hints.for_zones.as_deref())
+        .unwrap_or_default();
     for (index, zone) in zones.iter().enumerate() {
         let at = at.child("hints");
         let at = at.child("forZones");
@@ -93,7 +111,11 @@ fn validate_endpoint(found: &mut Found, endpoint: &Endpoint, family: &str, at: &
         if !seen.insert(zone.name.as_str()) {
             found.duplicate(&at.child("name"), zone.name.as_str());
         }
-        found.faults(&at.child("name"), &zone.name, names::label_value(&zone.name));
+        found.faults(
+            &at.child("name"),
+            &zone.name,
+            names::label_value(&zone.name),
+        );
     }
 }
 
@@ -112,11 +134,19 @@ fn validate_ports(found: &mut Found, ports: &[EndpointPort], at: &At) {
             found.duplicate(&at.child("name"), name);
         }
         if let Some(number) = port.port {
-            found.number_faults(&at.child("port"), i64::from(number), names::port_number(number));
+            found.number_faults(
+                &at.child("port"),
+                i64::from(number),
+                names::port_number(number),
+            );
         }
         found.one_of(&at.child("protocol"), port.protocol.as_deref(), PROTOCOLS);
         if let Some(protocol) = &port.app_protocol {
-            found.faults(&at.child("appProtocol"), protocol, names::qualified_name(protocol));
+            found.faults(
+                &at.child("appProtocol"),
+                protocol,
+                names::qualified_name(protocol),
+            );
         }
     }
 }
@@ -129,12 +159,27 @@ mod tests {
     #[test]
     fn slices() {
         for (slice, want) in [
-            (json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]}), "[]"),
-            (json!({"addressType": "IPv5"}), "addressType: Unsupported value: \"IPv5\""),
+            (
+                json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]}),
+                "[]",
+            ),
+            (
+                json!({"addressType": "IPv5"}),
+                "addressType: Unsupported value: \"IPv5\"",
+            ),
             (json!({}), "addressType: Required value"),
-            (json!({"addressType": "IPv4", "endpoints": [{"addresses": []}]}), "endpoints[0].addresses: Required value: must contain at least 1 address"),
-            (json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}]}), "must be a valid IPv4 address"),
-            (json!({"addressType": "IPv4", "ports": [{"port": 80}, {"port": 81}]}), "ports[1].name: Duplicate value: \"\""),
+            (
+                json!({"addressType": "IPv4", "endpoints": [{"addresses": []}]}),
+                "endpoints[0].addresses: Required value: must contain at least 1 address",
+            ),
+            (
+                json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}]}),
+                "must be a valid IPv4 address",
+            ),
+            (
+                json!({"addressType": "IPv4", "ports": [{"port": 80}, {"port": 81}]}),
+                "ports[1].name: Duplicate value: \"\"",
+            ),
         ] {
             let mut object: EndpointSlice = serde_json::from_value(slice.clone()).unwrap();
             object.apply_defaults();

@@ -27,7 +27,13 @@ impl Strategy for Event {
 
     fn normalise(&mut self) {
         drop_zero(&mut self.deprecated_count);
-        for member in [&mut self.note, &mut self.reason, &mut self.type_, &mut self.action, &mut self.reporting_controller] {
+        for member in [
+            &mut self.note,
+            &mut self.reason,
+            &mut self.type_,
+            &mut self.action,
+            &mut self.reporting_controller,
+        ] {
             drop_zero(member);
         }
     }
@@ -40,17 +46,36 @@ impl Strategy for Event {
         if let Some(series) = &self.series
             && series.count < 2
         {
-            found.invalid(&At::Root.child("series").child("count"), series.count, "should be at least 2");
+            found.invalid(
+                &At::Root.child("series").child("count"),
+                series.count,
+                "should be at least 2",
+            );
         }
         let kind = text(&self.type_).unwrap_or_default();
         if !matches!(kind, "Normal" | "Warning") {
-            found.invalid(&At::Root.child("type"), "", format!("has invalid value: {kind}"));
+            found.invalid(
+                &At::Root.child("type"),
+                "",
+                format!("has invalid value: {kind}"),
+            );
         }
         for (name, set) in [
-            ("deprecatedFirstTimestamp", self.deprecated_first_timestamp.is_some()),
-            ("deprecatedLastTimestamp", self.deprecated_last_timestamp.is_some()),
+            (
+                "deprecatedFirstTimestamp",
+                self.deprecated_first_timestamp.is_some(),
+            ),
+            (
+                "deprecatedLastTimestamp",
+                self.deprecated_last_timestamp.is_some(),
+            ),
             ("deprecatedCount", self.deprecated_count.is_some()),
-            ("deprecatedSource", self.deprecated_source.as_ref().is_some_and(|source| text(&source.component).or(text(&source.host)).is_some())),
+            (
+                "deprecatedSource",
+                self.deprecated_source
+                    .as_ref()
+                    .is_some_and(|source| text(&source.component).or(text(&source.host)).is_some()),
+            ),
         ] {
             if set {
                 found.invalid(&At::Root.child(name), "", "needs to be unset");
@@ -66,8 +91,14 @@ impl Strategy for Event {
         let mut found = Found::new();
         for (name, same) in [
             ("eventTime", self.event_time == old.event_time),
-            ("reportingController", self.reporting_controller == old.reporting_controller),
-            ("reportingInstance", self.reporting_instance == old.reporting_instance),
+            (
+                "reportingController",
+                self.reporting_controller == old.reporting_controller,
+            ),
+            (
+                "reportingInstance",
+                self.reporting_instance == old.reporting_instance,
+            ),
             ("action", self.action == old.action),
             ("reason", self.reason == old.reason),
             ("regarding", self.regarding == old.regarding),
@@ -76,7 +107,11 @@ impl Strategy for Event {
             ("type", self.type_ == old.type_),
         ] {
             if !same {
-                found.invalid(&At::Root.child(name), serde_json::Value::Null, "field is immutable");
+                found.invalid(
+                    &At::Root.child(name),
+                    serde_json::Value::Null,
+                    "field is immutable",
+                );
             }
         }
         found.into_errors()
@@ -87,7 +122,10 @@ impl Strategy for Event {
         match path {
             "reportingController" => event::field(&event, "reportingComponent"),
             "reason" | "action" | "type" => event::field(&event, path),
-            _ => event::field(&event, &format!("involvedObject.{}", path.strip_prefix("regarding.")?)),
+            _ => event::field(
+                &event,
+                &format!("involvedObject.{}", path.strip_prefix("regarding.")?),
+            ),
         }
     }
 
@@ -96,7 +134,9 @@ impl Strategy for Event {
     }
 
     fn to_stored(&self) -> Vec<u8> {
-        serde_json::to_vec(&to_core(self.clone())).expect("Kubernetes types have string keys and no failing serialiser for times in range")
+        serde_json::to_vec(&to_core(self.clone())).expect(
+            "Kubernetes types have string keys and no failing serialiser for times in range",
+        )
     }
 }
 
@@ -115,7 +155,10 @@ pub fn to_core(event: Event) -> core::Event {
         related: event.related,
         reporting_component: Some(event.reporting_controller.unwrap_or_default()),
         reporting_instance: Some(event.reporting_instance.unwrap_or_default()),
-        series: event.series.map(|series| core::EventSeries { count: Some(series.count), last_observed_time: Some(series.last_observed_time) }),
+        series: event.series.map(|series| core::EventSeries {
+            count: Some(series.count),
+            last_observed_time: Some(series.last_observed_time),
+        }),
         source: event.deprecated_source,
         type_: event.type_,
     }
@@ -124,7 +167,10 @@ pub fn to_core(event: Event) -> core::Event {
 /// As `events.k8s.io/v1` says it.
 pub fn from_core(event: core::Event) -> Event {
     let series = event.series.and_then(|series| {
-        Some(EventSeries { count: series.count.unwrap_or_default(), last_observed_time: series.last_observed_time? })
+        Some(EventSeries {
+            count: series.count.unwrap_or_default(),
+            last_observed_time: series.last_observed_time?,
+        })
     });
     Event {
         action: event.action,
@@ -163,12 +209,26 @@ mod tests {
         assert_eq!(events.validate(&*object).message(), "[]");
         let stored = events.encode_stored(&*object);
         let core: Value = serde_json::from_slice(&stored).unwrap();
-        assert_eq!((&core["apiVersion"], &core["message"], &core["involvedObject"]["name"]), (&json!("v1"), &json!("hello"), &json!("p")));
+        assert_eq!(
+            (
+                &core["apiVersion"],
+                &core["message"],
+                &core["involvedObject"]["name"]
+            ),
+            (&json!("v1"), &json!("hello"), &json!("p"))
+        );
         assert_eq!(events.decode_stored(&stored).unwrap().to_value(), written);
-        assert_eq!(events.field(&*object, "regarding.name").as_deref(), Some("p"));
+        assert_eq!(
+            events.field(&*object, "regarding.name").as_deref(),
+            Some("p")
+        );
         assert_eq!(events.field(&*object, "regarding.colour"), None);
         let bad = events.from_value(json!({"metadata": {"name": "e", "namespace": "n"}, "regarding": {"namespace": "n"}, "type": "Odd"})).unwrap();
         let message = events.validate(&*bad).message();
-        assert!(message.contains("eventTime: Required value") && message.contains("has invalid value: Odd"), "{message}");
+        assert!(
+            message.contains("eventTime: Required value")
+                && message.contains("has invalid value: Odd"),
+            "{message}"
+        );
     }
 }

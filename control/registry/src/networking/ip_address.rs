@@ -39,7 +39,11 @@ impl Strategy for IPAddress {
             }
         }
         if let Some(namespace) = text(&parent.namespace) {
-            found.faults(&at.child("namespace"), namespace, names::path_segment(namespace));
+            found.faults(
+                &at.child("namespace"),
+                namespace,
+                names::path_segment(namespace),
+            );
         }
         found.into_errors()
     }
@@ -47,7 +51,11 @@ impl Strategy for IPAddress {
     fn validate_update(&self, old: &Self) -> FieldErrors {
         let mut errors = self.validate();
         let mut found = Found::new();
-        found.immutable(&At::Root.child("spec").child("parentRef"), &self.spec.parent_ref, &old.spec.parent_ref);
+        found.immutable(
+            &At::Root.child("spec").child("parentRef"),
+            &self.spec.parent_ref,
+            &old.spec.parent_ref,
+        );
         errors.extend(found.into_errors());
         errors
     }
@@ -63,12 +71,26 @@ mod tests {
     fn addresses() {
         let addresses = Typed::<IPAddress>::NEW;
         for (name, parent, want) in [
-            ("10.0.0.1", json!({"resource": "services", "namespace": "n", "name": "s"}), "[]"),
-            ("010.0.0.1", json!({"resource": "services", "name": "s"}), "metadata.name: Invalid value"),
+            (
+                "10.0.0.1",
+                json!({"resource": "services", "namespace": "n", "name": "s"}),
+                "[]",
+            ),
+            (
+                "010.0.0.1",
+                json!({"resource": "services", "name": "s"}),
+                "metadata.name: Invalid value",
+            ),
             ("10.0.0.1", json!({}), "spec.parentRef: Required value"),
-            ("10.0.0.1", json!({"resource": "services", "name": ""}), "spec.parentRef.name: Required value"),
+            (
+                "10.0.0.1",
+                json!({"resource": "services", "name": ""}),
+                "spec.parentRef.name: Required value",
+            ),
         ] {
-            let object = addresses.from_value(json!({"metadata": {"name": name}, "spec": {"parentRef": parent}})).unwrap();
+            let object = addresses
+                .from_value(json!({"metadata": {"name": name}, "spec": {"parentRef": parent}}))
+                .unwrap();
             let message = addresses.validate(&*object).message();
             assert!(message.contains(want), "{name}: {message}");
         }

@@ -42,7 +42,11 @@ impl Strategy for ServiceCIDR {
             match cidr.parse::<ipnet::IpNet>() {
                 Err(_) => found.faults(&at, cidr, names::cidr(cidr)),
                 Ok(net) if net.trunc().to_string() != *cidr => {
-                    found.invalid(&at, cidr.as_str(), "must be in canonical form (with no host bits set)");
+                    found.invalid(
+                        &at,
+                        cidr.as_str(),
+                        "must be in canonical form (with no host bits set)",
+                    );
                 }
                 Ok(_) => {}
             }
@@ -67,7 +71,11 @@ impl Strategy for ServiceCIDR {
 }
 
 fn cidrs(object: &ServiceCIDR) -> &[String] {
-    object.spec.as_ref().and_then(|spec| spec.cidrs.as_deref()).unwrap_or_default()
+    object
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.cidrs.as_deref())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -77,20 +85,37 @@ mod tests {
 
     #[test]
     fn networks() {
-        let network = |cidrs: &[&str]| serde_json::from_value::<ServiceCIDR>(json!({"spec": {"cidrs": cidrs}})).unwrap();
+        let network = |cidrs: &[&str]| {
+            serde_json::from_value::<ServiceCIDR>(json!({"spec": {"cidrs": cidrs}})).unwrap()
+        };
         for (cidrs, want) in [
             (&["10.43.0.0/16"][..], "[]"),
             (&["10.43.0.0/16", "fd00::/112"], "[]"),
-            (&[], "spec.cidrs: Required value: at least one CIDR required"),
+            (
+                &[],
+                "spec.cidrs: Required value: at least one CIDR required",
+            ),
             (&["10.43.0.1/16"], "must be in canonical form"),
-            (&["10.43.0.0/16", "10.44.0.0/16"], "may specify no more than one IP for each IP family"),
+            (
+                &["10.43.0.0/16", "10.44.0.0/16"],
+                "may specify no more than one IP for each IP family",
+            ),
             (&["x"], "must be a valid CIDR value"),
         ] {
             let message = network(cidrs).validate().message();
             assert!(message.contains(want), "{cidrs:?}: {message}");
         }
         let old = network(&["10.43.0.0/16"]);
-        assert!(network(&["10.43.0.0/16", "fd00::/112"]).validate_update(&old).is_empty());
-        assert!(network(&["10.44.0.0/16"]).validate_update(&old).message().contains("field is immutable"));
+        assert!(
+            network(&["10.43.0.0/16", "fd00::/112"])
+                .validate_update(&old)
+                .is_empty()
+        );
+        assert!(
+            network(&["10.44.0.0/16"])
+                .validate_update(&old)
+                .message()
+                .contains("field is immutable")
+        );
     }
 }

@@ -21,7 +21,12 @@ impl Strategy for RoleBinding {
     }
 
     fn validate(&self) -> FieldErrors {
-        validate(&self.role_ref, self.subjects.as_deref(), &["ClusterRole", "Role"], true)
+        validate(
+            &self.role_ref,
+            self.subjects.as_deref(),
+            &["ClusterRole", "Role"],
+            true,
+        )
     }
 
     fn validate_update(&self, old: &Self) -> FieldErrors {
@@ -37,7 +42,12 @@ impl Strategy for ClusterRoleBinding {
     }
 
     fn validate(&self) -> FieldErrors {
-        validate(&self.role_ref, self.subjects.as_deref(), &["ClusterRole"], false)
+        validate(
+            &self.role_ref,
+            self.subjects.as_deref(),
+            &["ClusterRole"],
+            false,
+        )
     }
 
     fn validate_update(&self, old: &Self) -> FieldErrors {
@@ -51,8 +61,12 @@ fn defaults(role: &mut RoleRef, subjects: Option<&mut [Subject]>) {
     }
     for subject in subjects.unwrap_or_default() {
         match subject.kind.as_str() {
-            "User" | "Group" if text(&subject.api_group).is_none() => subject.api_group = Some(GROUP.to_owned()),
-            "ServiceAccount" if subject.api_group.as_deref() == Some("") => subject.api_group = None,
+            "User" | "Group" if text(&subject.api_group).is_none() => {
+                subject.api_group = Some(GROUP.to_owned())
+            }
+            "ServiceAccount" if subject.api_group.as_deref() == Some("") => {
+                subject.api_group = None
+            }
             _ => {}
         }
     }
@@ -61,17 +75,30 @@ fn defaults(role: &mut RoleRef, subjects: Option<&mut [Subject]>) {
 fn changed(new: &RoleRef, old: &RoleRef, mut errors: FieldErrors) -> FieldErrors {
     let mut found = Found::new();
     if new != old {
-        found.invalid(&At::Root.child("roleRef"), json!(new), "cannot change roleRef");
+        found.invalid(
+            &At::Root.child("roleRef"),
+            json!(new),
+            "cannot change roleRef",
+        );
     }
     errors.extend(found.into_errors());
     errors
 }
 
-fn validate(role: &RoleRef, subjects: Option<&[Subject]>, kinds: &[&str], namespaced: bool) -> FieldErrors {
+fn validate(
+    role: &RoleRef,
+    subjects: Option<&[Subject]>,
+    kinds: &[&str],
+    namespaced: bool,
+) -> FieldErrors {
     let mut found = Found::new();
     let at = At::Root.child("roleRef");
     if role.api_group.as_deref() != Some(GROUP) {
-        found.not_supported(&at.child("apiGroup"), role.api_group.as_deref().unwrap_or_default(), &[GROUP]);
+        found.not_supported(
+            &at.child("apiGroup"),
+            role.api_group.as_deref().unwrap_or_default(),
+            &[GROUP],
+        );
     }
     if !kinds.contains(&role.kind.as_str()) {
         found.not_supported(&at.child("kind"), role.kind.as_str(), kinds);
@@ -79,7 +106,11 @@ fn validate(role: &RoleRef, subjects: Option<&[Subject]>, kinds: &[&str], namesp
     if role.name.is_empty() {
         found.required(&at.child("name"), "");
     } else {
-        found.faults(&at.child("name"), &role.name, names::path_segment(&role.name));
+        found.faults(
+            &at.child("name"),
+            &role.name,
+            names::path_segment(&role.name),
+        );
     }
     let at = At::Root.child("subjects");
     for (index, subject) in subjects.unwrap_or_default().iter().enumerate() {
@@ -96,7 +127,11 @@ fn validate_subject(found: &mut Found, subject: &Subject, namespaced: bool, at: 
     match subject.kind.as_str() {
         "ServiceAccount" => {
             if !subject.name.is_empty() {
-                found.faults(&at.child("name"), &subject.name, names::dns_subdomain(&subject.name));
+                found.faults(
+                    &at.child("name"),
+                    &subject.name,
+                    names::dns_subdomain(&subject.name),
+                );
             }
             if !group.is_empty() {
                 found.not_supported(&at.child("apiGroup"), group, &[""]);
@@ -110,7 +145,11 @@ fn validate_subject(found: &mut Found, subject: &Subject, namespaced: bool, at: 
                 found.not_supported(&at.child("apiGroup"), group, &[GROUP]);
             }
         }
-        other => found.not_supported(&at.child("kind"), other, &["Group", "ServiceAccount", "User"]),
+        other => found.not_supported(
+            &at.child("kind"),
+            other,
+            &["Group", "ServiceAccount", "User"],
+        ),
     }
 }
 
@@ -121,23 +160,55 @@ mod tests {
     #[test]
     fn bindings() {
         for (role, subject, want) in [
-            (json!({"kind": "Role", "name": "r"}), json!({"kind": "User", "name": "jane"}), "[]"),
-            (json!({"kind": "Role", "name": "r"}), json!({"kind": "ServiceAccount", "name": "sa", "namespace": "n"}), "[]"),
-            (json!({"kind": "Rule", "name": "r"}), json!({"kind": "User", "name": "jane"}), "roleRef.kind: Unsupported value: \"Rule\": supported values: \"ClusterRole\", \"Role\""),
-            (json!({"kind": "Role", "name": ""}), json!({"kind": "User", "name": "jane"}), "roleRef.name: Required value"),
-            (json!({"kind": "Role", "name": "r"}), json!({"kind": "Robot", "name": "x"}), "subjects[0].kind: Unsupported value: \"Robot\""),
-            (json!({"kind": "Role", "name": "r"}), json!({"kind": "User", "name": ""}), "subjects[0].name: Required value"),
+            (
+                json!({"kind": "Role", "name": "r"}),
+                json!({"kind": "User", "name": "jane"}),
+                "[]",
+            ),
+            (
+                json!({"kind": "Role", "name": "r"}),
+                json!({"kind": "ServiceAccount", "name": "sa", "namespace": "n"}),
+                "[]",
+            ),
+            (
+                json!({"kind": "Rule", "name": "r"}),
+                json!({"kind": "User", "name": "jane"}),
+                "roleRef.kind: Unsupported value: \"Rule\": supported values: \"ClusterRole\", \"Role\"",
+            ),
+            (
+                json!({"kind": "Role", "name": ""}),
+                json!({"kind": "User", "name": "jane"}),
+                "roleRef.name: Required value",
+            ),
+            (
+                json!({"kind": "Role", "name": "r"}),
+                json!({"kind": "Robot", "name": "x"}),
+                "subjects[0].kind: Unsupported value: \"Robot\"",
+            ),
+            (
+                json!({"kind": "Role", "name": "r"}),
+                json!({"kind": "User", "name": ""}),
+                "subjects[0].name: Required value",
+            ),
         ] {
-            let mut binding: RoleBinding = serde_json::from_value(json!({"roleRef": role, "subjects": [subject]})).unwrap();
+            let mut binding: RoleBinding =
+                serde_json::from_value(json!({"roleRef": role, "subjects": [subject]})).unwrap();
             binding.apply_defaults();
             let message = binding.validate().message();
             assert!(message.contains(want), "{message}");
         }
         let bind = |name: &str| {
-            let mut binding: ClusterRoleBinding = serde_json::from_value(json!({"roleRef": {"kind": "ClusterRole", "name": name}})).unwrap();
+            let mut binding: ClusterRoleBinding =
+                serde_json::from_value(json!({"roleRef": {"kind": "ClusterRole", "name": name}}))
+                    .unwrap();
             binding.apply_defaults();
             binding
         };
-        assert!(bind("a").validate_update(&bind("b")).message().contains("cannot change roleRef"));
+        assert!(
+            bind("a")
+                .validate_update(&bind("b"))
+                .message()
+                .contains("cannot change roleRef")
+        );
     }
 }

@@ -30,9 +30,15 @@ impl Strategy for ClusterRole {
         if let Some(aggregation) = &self.aggregation_rule {
             let at = At::Root.child("aggregationRule");
             let at = at.child("clusterRoleSelectors");
-            let selectors = aggregation.cluster_role_selectors.as_deref().unwrap_or_default();
+            let selectors = aggregation
+                .cluster_role_selectors
+                .as_deref()
+                .unwrap_or_default();
             if selectors.is_empty() {
-                found.required(&at, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+                found.required(
+                    &at,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                );
             }
             for (index, selector) in selectors.iter().enumerate() {
                 labels::validate_selector(&mut found, selector, &at.index(index));
@@ -57,18 +63,32 @@ fn validate_rule(found: &mut Found, rule: &PolicyRule, namespaced: bool, at: &At
     if !empty(&rule.non_resource_urls) {
         let urls_at = at.child("nonResourceURLs");
         if namespaced {
-            found.invalid(&urls_at, json!(rule.non_resource_urls), "namespaced rules cannot apply to non-resource URLs");
+            found.invalid(
+                &urls_at,
+                json!(rule.non_resource_urls),
+                "namespaced rules cannot apply to non-resource URLs",
+            );
         }
         if !(empty(&rule.api_groups) && empty(&rule.resources) && empty(&rule.resource_names)) {
-            found.invalid(&urls_at, json!(rule.non_resource_urls), "rules cannot apply to both regular resources and non-resource URLs");
+            found.invalid(
+                &urls_at,
+                json!(rule.non_resource_urls),
+                "rules cannot apply to both regular resources and non-resource URLs",
+            );
         }
         return;
     }
     if empty(&rule.api_groups) {
-        found.required(&at.child("apiGroups"), "resource rules must supply at least one api group");
+        found.required(
+            &at.child("apiGroups"),
+            "resource rules must supply at least one api group",
+        );
     }
     if empty(&rule.resources) {
-        found.required(&at.child("resources"), "resource rules must supply at least one resource");
+        found.required(
+            &at.child("resources"),
+            "resource rules must supply at least one resource",
+        );
     }
 }
 
@@ -79,17 +99,37 @@ mod tests {
     #[test]
     fn roles() {
         for (rule, want) in [
-            (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), "[]"),
-            (json!({"verbs": [], "apiGroups": [""], "resources": ["pods"]}), "rules[0].verbs: Required value: verbs must contain at least one value"),
-            (json!({"verbs": ["get"], "resources": ["pods"]}), "rules[0].apiGroups: Required value: resource rules must supply at least one api group"),
-            (json!({"verbs": ["get"], "apiGroups": [""]}), "rules[0].resources: Required value: resource rules must supply at least one resource"),
-            (json!({"verbs": ["get"], "nonResourceURLs": ["/healthz"]}), "namespaced rules cannot apply to non-resource URLs"),
+            (
+                json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+                "[]",
+            ),
+            (
+                json!({"verbs": [], "apiGroups": [""], "resources": ["pods"]}),
+                "rules[0].verbs: Required value: verbs must contain at least one value",
+            ),
+            (
+                json!({"verbs": ["get"], "resources": ["pods"]}),
+                "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
+            ),
+            (
+                json!({"verbs": ["get"], "apiGroups": [""]}),
+                "rules[0].resources: Required value: resource rules must supply at least one resource",
+            ),
+            (
+                json!({"verbs": ["get"], "nonResourceURLs": ["/healthz"]}),
+                "namespaced rules cannot apply to non-resource URLs",
+            ),
         ] {
             let role: Role = serde_json::from_value(json!({"rules": [rule.clone()]})).unwrap();
             let message = role.validate().message();
             assert!(message.contains(want), "{rule}: {message}");
         }
         let cluster: ClusterRole = serde_json::from_value(json!({"aggregationRule": {}})).unwrap();
-        assert!(cluster.validate().message().contains("at least one clusterRoleSelector required"));
+        assert!(
+            cluster
+                .validate()
+                .message()
+                .contains("at least one clusterRoleSelector required")
+        );
     }
 }

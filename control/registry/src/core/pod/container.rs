@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EphemeralContainer, PodSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EphemeralContainer, PodSpec, Volume, VolumeMount,
+};
 use serde_json::json;
 
 use super::{env, probe, security, volume};
@@ -45,7 +47,12 @@ pub fn validate_all(found: &mut Found, around: &Around, at: &At) {
             found.duplicate(&at.child("name"), container.name.as_str());
         }
         validate_running(found, container, around, &at);
-        if container.restart_policy.is_some() && container.restart_policy_rules.as_ref().is_none_or(Vec::is_empty) {
+        if container.restart_policy.is_some()
+            && container
+                .restart_policy_rules
+                .as_ref()
+                .is_none_or(Vec::is_empty)
+        {
             container_restart_policy(found, container, &at);
         }
     }
@@ -72,7 +79,10 @@ pub fn validate_all(found: &mut Found, around: &Around, at: &At) {
                 ("startupProbe", container.startup_probe.is_some()),
             ] {
                 if there {
-                    found.forbidden(&at.child(name), "may not be set for init containers without restartPolicy=Always");
+                    found.forbidden(
+                        &at.child(name),
+                        "may not be set for init containers without restartPolicy=Always",
+                    );
                 }
             }
         }
@@ -89,8 +99,16 @@ pub fn validate_all(found: &mut Found, around: &Around, at: &At) {
 }
 
 fn container_restart_policy(found: &mut Found, container: &Container, at: &At) {
-    if let Some(policy) = container.restart_policy.as_deref().filter(|policy| !matches!(*policy, "Always" | "OnFailure" | "Never")) {
-        found.not_supported(&at.child("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
+    if let Some(policy) = container
+        .restart_policy
+        .as_deref()
+        .filter(|policy| !matches!(*policy, "Always" | "OnFailure" | "Never"))
+    {
+        found.not_supported(
+            &at.child("restartPolicy"),
+            policy,
+            &["Always", "Never", "OnFailure"],
+        );
     }
 }
 
@@ -100,9 +118,21 @@ fn validate_running(found: &mut Found, container: &Container, around: &Around, a
         probe::validate_lifecycle(found, lifecycle, around.grace(), &at.child("lifecycle"));
     }
     for (name, which, probe) in [
-        ("livenessProbe", probe::Which::Liveness, &container.liveness_probe),
-        ("readinessProbe", probe::Which::Readiness, &container.readiness_probe),
-        ("startupProbe", probe::Which::Startup, &container.startup_probe),
+        (
+            "livenessProbe",
+            probe::Which::Liveness,
+            &container.liveness_probe,
+        ),
+        (
+            "readinessProbe",
+            probe::Which::Readiness,
+            &container.readiness_probe,
+        ),
+        (
+            "startupProbe",
+            probe::Which::Startup,
+            &container.startup_probe,
+        ),
     ] {
         if let Some(probe) = probe {
             probe::validate(found, probe, which, around.grace(), &at.child(name));
@@ -126,15 +156,37 @@ fn validate_common(found: &mut Found, container: &Container, around: &Around, at
         container.termination_message_policy.as_deref(),
         &["FallbackToLogsOnError", "File"],
     );
-    ports(found, container.ports.as_deref().unwrap_or_default(), &at.child("ports"));
-    env::validate(found, container.env.as_deref().unwrap_or_default(), &at.child("env"));
-    env::validate_from(found, container.env_from.as_deref().unwrap_or_default(), &at.child("envFrom"));
+    ports(
+        found,
+        container.ports.as_deref().unwrap_or_default(),
+        &at.child("ports"),
+    );
+    env::validate(
+        found,
+        container.env.as_deref().unwrap_or_default(),
+        &at.child("env"),
+    );
+    env::validate_from(
+        found,
+        container.env_from.as_deref().unwrap_or_default(),
+        &at.child("envFrom"),
+    );
     mounts(found, container, around, &at.child("volumeMounts"));
     devices(found, container, around, &at.child("volumeDevices"));
-    found.one_of(&at.child("imagePullPolicy"), container.image_pull_policy.as_deref(), PULL_POLICIES);
+    found.one_of(
+        &at.child("imagePullPolicy"),
+        container.image_pull_policy.as_deref(),
+        PULL_POLICIES,
+    );
     if let Some(resources) = &container.resources {
         let at = at.child("resources");
-        quantities::validate_requirements(found, resources.limits.as_ref(), resources.requests.as_ref(), false, &at);
+        quantities::validate_requirements(
+            found,
+            resources.limits.as_ref(),
+            resources.requests.as_ref(),
+            false,
+            &at,
+        );
         for (index, claim) in resources.claims.iter().flatten().enumerate() {
             if !around.claims.contains(&claim.name.as_str()) {
                 found.not_found(&at.child("claims").index(index), claim.name.as_str());
@@ -143,7 +195,12 @@ fn validate_common(found: &mut Found, container: &Container, around: &Around, at
     }
     resize_policies(found, container, around, &at.child("resizePolicy"));
     if let Some(context) = &container.security_context {
-        security::validate_container(found, context, around.spec.host_users.unwrap_or(true), &at.child("securityContext"));
+        security::validate_container(
+            found,
+            context,
+            around.spec.host_users.unwrap_or(true),
+            &at.child("securityContext"),
+        );
     }
 }
 
@@ -154,9 +211,19 @@ fn resize_policies(found: &mut Found, container: &Container, around: &Around, at
             found.duplicate(&at.index(index), policy.resource_name.as_str());
         }
         found.one_of(at, Some(&policy.resource_name), &["cpu", "memory"]);
-        found.one_of(at, Some(&policy.restart_policy), &["NotRequired", "RestartContainer"]);
-        if around.spec.restart_policy.as_deref() == Some("Never") && policy.restart_policy != "NotRequired" {
-            found.invalid(at, policy.restart_policy.as_str(), "must be 'NotRequired' when `restartPolicy` is 'Never'");
+        found.one_of(
+            at,
+            Some(&policy.restart_policy),
+            &["NotRequired", "RestartContainer"],
+        );
+        if around.spec.restart_policy.as_deref() == Some("Never")
+            && policy.restart_policy != "NotRequired"
+        {
+            found.invalid(
+                at,
+                policy.restart_policy.as_str(),
+                "must be 'NotRequired' when `restartPolicy` is 'Never'",
+            );
         }
     }
 }
@@ -176,10 +243,18 @@ fn ports(found: &mut Found, ports: &[ContainerPort], at: &At) {
         if port.container_port == 0 {
             found.required(&at.child("containerPort"), "");
         } else {
-            found.number_faults(&at.child("containerPort"), i64::from(port.container_port), names::port_number(port.container_port));
+            found.number_faults(
+                &at.child("containerPort"),
+                i64::from(port.container_port),
+                names::port_number(port.container_port),
+            );
         }
         if let Some(host) = port.host_port.filter(|host| *host != 0) {
-            found.number_faults(&at.child("hostPort"), i64::from(host), names::port_number(host));
+            found.number_faults(
+                &at.child("hostPort"),
+                i64::from(host),
+                names::port_number(host),
+            );
         }
         found.one_of(&at.child("protocol"), port.protocol.as_deref(), PROTOCOLS);
     }
@@ -189,14 +264,22 @@ fn host_port_conflicts(found: &mut Found, containers: &[Container], at: &At) {
     let mut seen = BTreeSet::new();
     for (index, container) in containers.iter().enumerate() {
         for (port_index, port) in container.ports.iter().flatten().enumerate() {
-            let Some(host) = port.host_port.filter(|host| *host != 0) else { continue };
+            let Some(host) = port.host_port.filter(|host| *host != 0) else {
+                continue;
+            };
             let said = format!(
                 "{}/{}/{host}",
                 port.protocol.as_deref().unwrap_or_default(),
                 port.host_ip.as_deref().unwrap_or_default()
             );
             if !seen.insert(said.clone()) {
-                found.duplicate(&at.index(index).child("ports").index(port_index).child("hostPort"), said);
+                found.duplicate(
+                    &at.index(index)
+                        .child("ports")
+                        .index(port_index)
+                        .child("hostPort"),
+                    said,
+                );
             }
         }
     }
@@ -204,7 +287,11 @@ fn host_port_conflicts(found: &mut Found, containers: &[Container], at: &At) {
 
 fn mounts(found: &mut Found, container: &Container, around: &Around, at: &At) {
     let devices = container.volume_devices.as_deref().unwrap_or_default();
-    let privileged = container.security_context.as_ref().and_then(|context| context.privileged) == Some(true);
+    let privileged = container
+        .security_context
+        .as_ref()
+        .and_then(|context| context.privileged)
+        == Some(true);
     let mut paths = BTreeSet::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let item = at.index(index);
@@ -223,18 +310,36 @@ fn mounts(found: &mut Found, container: &Container, around: &Around, at: &At) {
             found.invalid(&path_at, mount.mount_path.as_str(), "must be unique");
         }
         if devices.iter().any(|device| device.name == mount.name) {
-            found.invalid(&name_at, mount.name.as_str(), "must not already exist in volumeDevices");
+            found.invalid(
+                &name_at,
+                mount.name.as_str(),
+                "must not already exist in volumeDevices",
+            );
         }
-        if devices.iter().any(|device| device.device_path == mount.mount_path) {
-            found.invalid(&path_at, mount.mount_path.as_str(), "must not already exist as a path in volumeDevices");
+        if devices
+            .iter()
+            .any(|device| device.device_path == mount.mount_path)
+        {
+            found.invalid(
+                &path_at,
+                mount.mount_path.as_str(),
+                "must not already exist as a path in volumeDevices",
+            );
         }
         sub_paths(found, mount, at, &item);
         // Upstream leaves the index out of these.
         if let Some(propagation) = mount.mount_propagation.as_deref() {
             let at = at.child("mountPropagation");
-            found.one_of(&at, Some(propagation), &["Bidirectional", "HostToContainer", "None"]);
+            found.one_of(
+                &at,
+                Some(propagation),
+                &["Bidirectional", "HostToContainer", "None"],
+            );
             if propagation == "Bidirectional" && !privileged {
-                found.forbidden(&at, "Bidirectional mount propagation is available only to privileged containers");
+                found.forbidden(
+                    &at,
+                    "Bidirectional mount propagation is available only to privileged containers",
+                );
             }
         }
         recursive_read_only(found, mount, &at.child("recursiveReadOnly"));
@@ -247,7 +352,11 @@ fn sub_paths(found: &mut Found, mount: &VolumeMount, at: &At, item: &At) {
     }
     if let Some(expression) = text(&mount.sub_path_expr) {
         if text(&mount.sub_path).is_some() {
-            found.invalid(&item.child("subPathExpr"), expression, "subPathExpr and subPath are mutually exclusive");
+            found.invalid(
+                &item.child("subPathExpr"),
+                expression,
+                "subPathExpr and subPath are mutually exclusive",
+            );
         }
         volume::local_descending(found, expression, &at.child("subPathExpr"));
     }
@@ -261,7 +370,10 @@ fn recursive_read_only(found: &mut Found, mount: &VolumeMount, at: &At) {
                 found.forbidden(at, "may only be specified when readOnly is true");
             }
             if !matches!(mount.mount_propagation.as_deref(), None | Some("None")) {
-                found.forbidden(at, "may only be specified when mountPropagation is None or not specified");
+                found.forbidden(
+                    at,
+                    "may only be specified when mountPropagation is None or not specified",
+                );
             }
         }
         Some(other) => found.not_supported(at, other, &["Disabled", "Enabled", "IfPossible"]),
@@ -290,22 +402,43 @@ fn devices(found: &mut Found, container: &Container, around: &Around, at: &At) {
         if device.device_path.is_empty() {
             found.required(&path_at, "");
         } else if device.device_path.split('/').any(|part| part == "..") {
-            found.invalid(&path_at, device.device_path.as_str(), "can not contain backsteps ('..')");
+            found.invalid(
+                &path_at,
+                device.device_path.as_str(),
+                "can not contain backsteps ('..')",
+            );
         } else if !seen_paths.insert(device.device_path.as_str()) {
             found.invalid(&path_at, device.device_path.as_str(), "must be unique");
         }
     }
 }
 
-fn validate_ephemeral(found: &mut Found, container: &EphemeralContainer, around: &Around, others: &BTreeSet<&str>, at: &At) {
+fn validate_ephemeral(
+    found: &mut Found,
+    container: &EphemeralContainer,
+    around: &Around,
+    others: &BTreeSet<&str>,
+    at: &At,
+) {
     validate_common(found, &as_container(container), around, at);
     image_spaces(found, container.image.as_deref(), at);
-    if let Some(target) = text(&container.target_container_name).filter(|target| !others.contains(target)) {
+    if let Some(target) =
+        text(&container.target_container_name).filter(|target| !others.contains(target))
+    {
         found.not_found(&at.child("targetContainerName"), target);
     }
-    let asks = container.resources.as_ref().is_some_and(|resources| json!(resources) != json!({}));
+    let asks = container
+        .resources
+        .as_ref()
+        .is_some_and(|resources| json!(resources) != json!({}));
     for (name, there) in [
-        ("ports", container.ports.as_ref().is_some_and(|ports| !ports.is_empty())),
+        (
+            "ports",
+            container
+                .ports
+                .as_ref()
+                .is_some_and(|ports| !ports.is_empty()),
+        ),
         ("resources", asks),
         ("livenessProbe", container.liveness_probe.is_some()),
         ("readinessProbe", container.readiness_probe.is_some()),
@@ -318,9 +451,15 @@ fn validate_ephemeral(found: &mut Found, container: &EphemeralContainer, around:
         }
     }
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        for (name, value) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
+        for (name, value) in [
+            ("subPath", &mount.sub_path),
+            ("subPathExpr", &mount.sub_path_expr),
+        ] {
             if text(value).is_some() {
-                found.forbidden(&at.child("volumeMounts").index(index).child(name), "cannot be set for an Ephemeral Container");
+                found.forbidden(
+                    &at.child("volumeMounts").index(index).child(name),
+                    "cannot be set for an Ephemeral Container",
+                );
             }
         }
     }
@@ -345,6 +484,10 @@ fn as_container(container: &EphemeralContainer) -> Container {
 /// Pods (not templates, for their history's sake) have images without spaces around.
 pub fn image_spaces(found: &mut Found, image: Option<&str>, at: &At) {
     if let Some(image) = image.filter(|image| image.trim().len() != image.len()) {
-        found.invalid(&at.child("image"), image, "must not have leading or trailing whitespace");
+        found.invalid(
+            &at.child("image"),
+            image,
+            "must not have leading or trailing whitespace",
+        );
     }
 }

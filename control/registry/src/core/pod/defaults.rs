@@ -4,8 +4,9 @@
 //! templates) is apart from what applies to pods alone: a default added to templates would roll every Deployment.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, ObjectFieldSelector, Pod, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, Volume, VolumeProjection,
+    ConfigMapVolumeSource, Container, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle,
+    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, Volume,
+    VolumeProjection,
 };
 
 use super::image;
@@ -19,7 +20,11 @@ const TOKEN_SECONDS: i64 = 3600;
 
 pub fn pod(pod: &mut Pod) {
     let spec = pod.spec.get_or_insert_default();
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+    for container in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
         requests_from_limits(container);
     }
     if let Some(resources) = &mut spec.resources
@@ -27,12 +32,18 @@ pub fn pod(pod: &mut Pod) {
     {
         let requests = resources.requests.get_or_insert_default();
         for (resource, limit) in limits {
-            requests.entry(resource.clone()).or_insert_with(|| limit.clone());
+            requests
+                .entry(resource.clone())
+                .or_insert_with(|| limit.clone());
         }
     }
     spec.enable_service_links.get_or_insert(true);
     if spec.host_network == Some(true) {
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        for container in spec
+            .containers
+            .iter_mut()
+            .chain(spec.init_containers.iter_mut().flatten())
+        {
             for port in container.ports.iter_mut().flatten() {
                 port.host_port.get_or_insert(port.container_port);
             }
@@ -51,7 +62,9 @@ fn requests_from_limits(container: &mut Container) {
     if let Some(limits) = &resources.limits {
         let requests = resources.requests.get_or_insert_default();
         for (resource, limit) in limits {
-            requests.entry(resource.clone()).or_insert_with(|| limit.clone());
+            requests
+                .entry(resource.clone())
+                .or_insert_with(|| limit.clone());
         }
     }
 }
@@ -59,7 +72,8 @@ fn requests_from_limits(container: &mut Container) {
 fn spec(spec: &mut PodSpec) {
     default_text(&mut spec.dns_policy, "ClusterFirst");
     default_text(&mut spec.restart_policy, "Always");
-    spec.security_context.get_or_insert_with(PodSecurityContext::default);
+    spec.security_context
+        .get_or_insert_with(PodSecurityContext::default);
     spec.termination_grace_period_seconds.get_or_insert(30);
     default_text(&mut spec.scheduler_name, "default-scheduler");
     // Admission may have named the account since decoding; the old member follows the new one.
@@ -67,19 +81,38 @@ fn spec(spec: &mut PodSpec) {
     quantities::round_up(&mut spec.overhead);
     spec.volumes.iter_mut().flatten().for_each(volume);
     spec.containers.iter_mut().for_each(container);
-    spec.init_containers.iter_mut().flatten().for_each(container);
-    spec.ephemeral_containers.iter_mut().flatten().for_each(ephemeral);
+    spec.init_containers
+        .iter_mut()
+        .flatten()
+        .for_each(container);
+    spec.ephemeral_containers
+        .iter_mut()
+        .flatten()
+        .for_each(ephemeral);
 }
 
 fn pull_policy(policy: &mut Option<String>, reference: &str) {
     if policy.as_deref().unwrap_or_default().is_empty() {
-        *policy = Some(if image::is_latest(reference) { "Always" } else { "IfNotPresent" }.to_owned());
+        *policy = Some(
+            if image::is_latest(reference) {
+                "Always"
+            } else {
+                "IfNotPresent"
+            }
+            .to_owned(),
+        );
     }
 }
 
 fn container(container: &mut Container) {
-    pull_policy(&mut container.image_pull_policy, container.image.as_deref().unwrap_or_default());
-    default_text(&mut container.termination_message_path, "/dev/termination-log");
+    pull_policy(
+        &mut container.image_pull_policy,
+        container.image.as_deref().unwrap_or_default(),
+    );
+    default_text(
+        &mut container.termination_message_path,
+        "/dev/termination-log",
+    );
     default_text(&mut container.termination_message_policy, "File");
     let resources = container.resources.get_or_insert_default();
     quantities::round_up(&mut resources.limits);
@@ -88,10 +121,22 @@ fn container(container: &mut Container) {
         default_text(&mut port.protocol, "TCP");
     }
     container.env.iter_mut().flatten().for_each(env);
-    for probe in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe].into_iter().flatten() {
+    for probe in [
+        &mut container.liveness_probe,
+        &mut container.readiness_probe,
+        &mut container.startup_probe,
+    ]
+    .into_iter()
+    .flatten()
+    {
         self::probe(probe);
     }
-    if let Some(Lifecycle { post_start, pre_stop, .. }) = &mut container.lifecycle {
+    if let Some(Lifecycle {
+        post_start,
+        pre_stop,
+        ..
+    }) = &mut container.lifecycle
+    {
         for handler in [post_start, pre_stop].into_iter().flatten() {
             handler.http_get.iter_mut().for_each(http);
         }
@@ -104,15 +149,23 @@ fn container(container: &mut Container) {
 }
 
 fn ephemeral(container: &mut EphemeralContainer) {
-    pull_policy(&mut container.image_pull_policy, container.image.as_deref().unwrap_or_default());
-    default_text(&mut container.termination_message_path, "/dev/termination-log");
+    pull_policy(
+        &mut container.image_pull_policy,
+        container.image.as_deref().unwrap_or_default(),
+    );
+    default_text(
+        &mut container.termination_message_path,
+        "/dev/termination-log",
+    );
     default_text(&mut container.termination_message_policy, "File");
     container.resources.get_or_insert_default();
     container.env.iter_mut().flatten().for_each(env);
 }
 
 fn env(var: &mut EnvVar) {
-    let Some(from) = &mut var.value_from else { return };
+    let Some(from) = &mut var.value_from else {
+        return;
+    };
     if let Some(reference) = &mut from.field_ref {
         field_ref(reference);
     }
@@ -177,12 +230,19 @@ fn volume(volume: &mut Volume) {
         source.sources.iter_mut().flatten().for_each(projection);
     }
     if let Some(source) = &mut volume.image {
-        pull_policy(&mut source.pull_policy, source.reference.as_deref().unwrap_or_default());
+        pull_policy(
+            &mut source.pull_policy,
+            source.reference.as_deref().unwrap_or_default(),
+        );
     }
     if let Some(source) = &mut volume.iscsi {
         default_text(&mut source.iscsi_interface, "default");
     }
-    if let Some(claim) = volume.ephemeral.as_mut().and_then(|source| source.volume_claim_template.as_mut()) {
+    if let Some(claim) = volume
+        .ephemeral
+        .as_mut()
+        .and_then(|source| source.volume_claim_template.as_mut())
+    {
         default_text(&mut claim.spec.volume_mode, "Filesystem");
     }
 }
@@ -238,8 +298,16 @@ mod tests {
     #[test]
     fn parts() {
         for (spec, pointer, want) in [
-            (json!({"containers": [{"name": "a", "image": "nginx"}]}), "/containers/0/imagePullPolicy", json!("Always")),
-            (json!({"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}), "/containers/0/ports/0", json!({"containerPort": 80, "protocol": "TCP"})),
+            (
+                json!({"containers": [{"name": "a", "image": "nginx"}]}),
+                "/containers/0/imagePullPolicy",
+                json!("Always"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}),
+                "/containers/0/ports/0",
+                json!({"containerPort": 80, "protocol": "TCP"}),
+            ),
             (
                 json!({"hostNetwork": true, "containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}),
                 "/containers/0/ports/0/hostPort",
@@ -255,9 +323,21 @@ mod tests {
                 "/containers/0/readinessProbe",
                 json!({"failureThreshold": 3, "httpGet": {"path": "/", "port": 80, "scheme": "HTTP"}, "periodSeconds": 10, "successThreshold": 1, "timeoutSeconds": 1}),
             ),
-            (json!({"containers": [], "volumes": [{"name": "v"}]}), "/volumes/0", json!({"name": "v", "emptyDir": {}})),
-            (json!({"containers": [], "volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}), "/volumes/0/hostPath", json!({"path": "/x", "type": ""})),
-            (json!({"containers": [], "volumes": [{"name": "v", "configMap": {"name": "c"}}]}), "/volumes/0/configMap/defaultMode", json!(420)),
+            (
+                json!({"containers": [], "volumes": [{"name": "v"}]}),
+                "/volumes/0",
+                json!({"name": "v", "emptyDir": {}}),
+            ),
+            (
+                json!({"containers": [], "volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}),
+                "/volumes/0/hostPath",
+                json!({"path": "/x", "type": ""}),
+            ),
+            (
+                json!({"containers": [], "volumes": [{"name": "v", "configMap": {"name": "c"}}]}),
+                "/volumes/0/configMap/defaultMode",
+                json!(420),
+            ),
             (
                 json!({"containers": [], "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}),
                 "/volumes/0/projected",
@@ -268,16 +348,31 @@ mod tests {
                 "/containers/0/env/0/valueFrom/fieldRef/apiVersion",
                 json!("v1"),
             ),
-            (json!({"serviceAccount": "s", "containers": []}), "/serviceAccountName", json!("s")),
-            (json!({"serviceAccountName": "s", "serviceAccount": "old", "containers": []}), "/serviceAccount", json!("s")),
+            (
+                json!({"serviceAccount": "s", "containers": []}),
+                "/serviceAccountName",
+                json!("s"),
+            ),
+            (
+                json!({"serviceAccountName": "s", "serviceAccount": "old", "containers": []}),
+                "/serviceAccount",
+                json!("s"),
+            ),
         ] {
-            assert_eq!(defaulted(spec.clone()).pointer(pointer), Some(&want), "{spec}");
+            assert_eq!(
+                defaulted(spec.clone()).pointer(pointer),
+                Some(&want),
+                "{spec}"
+            );
         }
     }
 
     #[test]
     fn templates_get_no_more_than_a_template_needs() {
-        let mut object: PodTemplateSpec = serde_json::from_value(json!({"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}}]}})).unwrap();
+        let mut object: PodTemplateSpec = serde_json::from_value(
+            json!({"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}}]}}),
+        )
+        .unwrap();
         template(&mut object);
         let spec = serde_json::to_value(object.spec).unwrap();
         assert_eq!(spec.pointer("/enableServiceLinks"), None);
@@ -286,7 +381,9 @@ mod tests {
 
     #[test]
     fn a_fixed_point() {
-        let once = defaulted(json!({"containers": [{"name": "a", "image": "x", "tty": false, "livenessProbe": {"exec": {"command": ["x"]}}}], "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}));
+        let once = defaulted(
+            json!({"containers": [{"name": "a", "image": "x", "tty": false, "livenessProbe": {"exec": {"command": ["x"]}}}], "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}),
+        );
         assert_eq!(defaulted(once.clone()), once);
     }
 }

@@ -4,8 +4,9 @@
 //! Follows `omitempty` on value fields of `k8s.io/api/core/v1` and the conversions of `pkg/apis/core/v1`.
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvFromSource, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, LifecycleHandler, Pod, PodIP, PodSpec, PodStatus,
-    PodTemplateSpec, Probe, ResourceRequirements, Volume, VolumeMount,
+    Container, EnvFromSource, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle,
+    LifecycleHandler, Pod, PodIP, PodSpec, PodStatus, PodTemplateSpec, Probe, ResourceRequirements,
+    Volume, VolumeMount,
 };
 
 use crate::found::{drop_zero, text};
@@ -20,7 +21,14 @@ pub fn pod(pod: &mut Pod) {
 
 pub fn template(template: &mut PodTemplateSpec) {
     let meta = template.metadata.get_or_insert_default();
-    for member in [&mut meta.name, &mut meta.namespace, &mut meta.generate_name, &mut meta.self_link, &mut meta.uid, &mut meta.resource_version] {
+    for member in [
+        &mut meta.name,
+        &mut meta.namespace,
+        &mut meta.generate_name,
+        &mut meta.self_link,
+        &mut meta.uid,
+        &mut meta.resource_version,
+    ] {
         drop_zero(member);
     }
     spec(template.spec.get_or_insert_default());
@@ -40,7 +48,11 @@ fn spec(spec: &mut PodSpec) {
     ] {
         drop_zero(member);
     }
-    for member in [&mut spec.host_ipc, &mut spec.host_network, &mut spec.host_pid] {
+    for member in [
+        &mut spec.host_ipc,
+        &mut spec.host_network,
+        &mut spec.host_pid,
+    ] {
         drop_zero(member);
     }
     if text(&spec.service_account_name).is_none() {
@@ -53,10 +65,21 @@ fn spec(spec: &mut PodSpec) {
     }
     spec.volumes.iter_mut().flatten().for_each(volume);
     spec.containers.iter_mut().for_each(container);
-    spec.init_containers.iter_mut().flatten().for_each(container);
-    spec.ephemeral_containers.iter_mut().flatten().for_each(ephemeral);
+    spec.init_containers
+        .iter_mut()
+        .flatten()
+        .for_each(container);
+    spec.ephemeral_containers
+        .iter_mut()
+        .flatten()
+        .for_each(ephemeral);
     for toleration in spec.tolerations.iter_mut().flatten() {
-        for member in [&mut toleration.key, &mut toleration.operator, &mut toleration.value, &mut toleration.effect] {
+        for member in [
+            &mut toleration.key,
+            &mut toleration.operator,
+            &mut toleration.value,
+            &mut toleration.effect,
+        ] {
             drop_zero(member);
         }
     }
@@ -77,7 +100,11 @@ fn container(container: &mut Container) {
     ] {
         drop_zero(member);
     }
-    for member in [&mut container.stdin, &mut container.stdin_once, &mut container.tty] {
+    for member in [
+        &mut container.stdin,
+        &mut container.stdin_once,
+        &mut container.tty,
+    ] {
         drop_zero(member);
     }
     resources(container.resources.get_or_insert_default());
@@ -89,13 +116,32 @@ fn container(container: &mut Container) {
     }
     env(&mut container.env, &mut container.env_from);
     mounts(&mut container.volume_mounts);
-    for probe in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe].into_iter().flatten() {
+    for probe in [
+        &mut container.liveness_probe,
+        &mut container.readiness_probe,
+        &mut container.startup_probe,
+    ]
+    .into_iter()
+    .flatten()
+    {
         self::probe(probe);
     }
-    if let Some(Lifecycle { post_start, pre_stop, .. }) = &mut container.lifecycle {
-        for LifecycleHandler { http_get, tcp_socket, .. } in [post_start, pre_stop].into_iter().flatten() {
+    if let Some(Lifecycle {
+        post_start,
+        pre_stop,
+        ..
+    }) = &mut container.lifecycle
+    {
+        for LifecycleHandler {
+            http_get,
+            tcp_socket,
+            ..
+        } in [post_start, pre_stop].into_iter().flatten()
+        {
             http_get.iter_mut().for_each(http);
-            tcp_socket.iter_mut().for_each(|action| drop_zero(&mut action.host));
+            tcp_socket
+                .iter_mut()
+                .for_each(|action| drop_zero(&mut action.host));
         }
     }
 }
@@ -111,7 +157,11 @@ fn ephemeral(container: &mut EphemeralContainer) {
     ] {
         drop_zero(member);
     }
-    for member in [&mut container.stdin, &mut container.stdin_once, &mut container.tty] {
+    for member in [
+        &mut container.stdin,
+        &mut container.stdin_once,
+        &mut container.tty,
+    ] {
         drop_zero(member);
     }
     resources(container.resources.get_or_insert_default());
@@ -122,9 +172,16 @@ fn ephemeral(container: &mut EphemeralContainer) {
 fn env(vars: &mut Option<Vec<EnvVar>>, from: &mut Option<Vec<EnvFromSource>>) {
     for var in vars.iter_mut().flatten() {
         drop_zero(&mut var.value);
-        if let Some(reference) = var.value_from.as_mut().and_then(|from| from.resource_field_ref.as_mut()) {
+        if let Some(reference) = var
+            .value_from
+            .as_mut()
+            .and_then(|from| from.resource_field_ref.as_mut())
+        {
             drop_zero(&mut reference.container_name);
-            reference.divisor.iter_mut().for_each(quantities::normalise_one);
+            reference
+                .divisor
+                .iter_mut()
+                .for_each(quantities::normalise_one);
         }
     }
     for source in from.iter_mut().flatten() {
@@ -151,7 +208,10 @@ fn probe(probe: &mut Probe) {
         drop_zero(member);
     }
     probe.http_get.iter_mut().for_each(http);
-    probe.tcp_socket.iter_mut().for_each(|action| drop_zero(&mut action.host));
+    probe
+        .tcp_socket
+        .iter_mut()
+        .for_each(|action| drop_zero(&mut action.host));
 }
 
 fn http(action: &mut HTTPGetAction) {
@@ -163,7 +223,10 @@ fn http(action: &mut HTTPGetAction) {
 fn volume(volume: &mut Volume) {
     if let Some(source) = &mut volume.empty_dir {
         drop_zero(&mut source.medium);
-        source.size_limit.iter_mut().for_each(quantities::normalise_one);
+        source
+            .size_limit
+            .iter_mut()
+            .for_each(quantities::normalise_one);
     }
     if let Some(source) = &mut volume.secret {
         drop_zero(&mut source.secret_name);
@@ -174,24 +237,49 @@ fn volume(volume: &mut Volume) {
     if let Some(source) = &mut volume.nfs {
         drop_zero(&mut source.read_only);
     }
-    let projected = volume.projected.iter_mut().flat_map(|source| source.sources.iter_mut().flatten());
-    let in_projected = projected.filter_map(|source| source.downward_api.as_mut()).flat_map(|source| source.items.iter_mut().flatten());
-    let in_volume = volume.downward_api.iter_mut().flat_map(|source| source.items.iter_mut().flatten());
+    let projected = volume
+        .projected
+        .iter_mut()
+        .flat_map(|source| source.sources.iter_mut().flatten());
+    let in_projected = projected
+        .filter_map(|source| source.downward_api.as_mut())
+        .flat_map(|source| source.items.iter_mut().flatten());
+    let in_volume = volume
+        .downward_api
+        .iter_mut()
+        .flat_map(|source| source.items.iter_mut().flatten());
     for file in in_projected.chain(in_volume) {
         if let Some(reference) = &mut file.resource_field_ref {
-            reference.divisor.iter_mut().for_each(quantities::normalise_one);
+            reference
+                .divisor
+                .iter_mut()
+                .for_each(quantities::normalise_one);
         }
     }
 }
 
 /// `podIP` and the first of `podIPs` are one: whoever writes only one of them means both.
 fn status(status: &mut PodStatus) {
-    for member in [&mut status.phase, &mut status.pod_ip, &mut status.host_ip, &mut status.message, &mut status.reason, &mut status.qos_class, &mut status.nominated_node_name] {
+    for member in [
+        &mut status.phase,
+        &mut status.pod_ip,
+        &mut status.host_ip,
+        &mut status.message,
+        &mut status.reason,
+        &mut status.qos_class,
+        &mut status.nominated_node_name,
+    ] {
         drop_zero(member);
     }
-    let first = status.pod_ips.as_ref().and_then(|ips| ips.first()).map(|ip| ip.ip.clone());
+    let first = status
+        .pod_ips
+        .as_ref()
+        .and_then(|ips| ips.first())
+        .map(|ip| ip.ip.clone());
     match (&status.pod_ip, first) {
-        (Some(ip), first) if first.as_ref() != Some(ip) => status.pod_ips = Some(vec![PodIP { ip: ip.clone() }]),
+        (Some(ip), first) if first.as_ref() != Some(ip) => {
+            status.pod_ips = Some(vec![PodIP { ip: ip.clone() }])
+        }
         (None, Some(first)) => status.pod_ip = Some(first),
         _ => {}
     }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSchedulingGate, Toleration,
-    TopologySpreadConstraint, WeightedPodAffinityTerm,
+    Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
+    PodSchedulingGate, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -25,7 +25,12 @@ pub fn validate_affinity(found: &mut Found, affinity: &Affinity, at: &At) {
         if let Some(selector) = &node.required_during_scheduling_ignored_during_execution {
             validate_node_selector(found, selector, &at.child(REQUIRED));
         }
-        for (index, term) in node.preferred_during_scheduling_ignored_during_execution.iter().flatten().enumerate() {
+        for (index, term) in node
+            .preferred_during_scheduling_ignored_during_execution
+            .iter()
+            .flatten()
+            .enumerate()
+        {
             let list = at.child(PREFERRED);
             let at = list.index(index);
             weight(found, term.weight, &at);
@@ -34,13 +39,33 @@ pub fn validate_affinity(found: &mut Found, affinity: &Affinity, at: &At) {
     }
     if let Some(pods) = &affinity.pod_affinity {
         let at = at.child("podAffinity");
-        pod_terms(found, pods.required_during_scheduling_ignored_during_execution.as_deref(), &at.child(REQUIRED));
-        weighted(found, pods.preferred_during_scheduling_ignored_during_execution.as_deref(), &at.child(PREFERRED));
+        pod_terms(
+            found,
+            pods.required_during_scheduling_ignored_during_execution
+                .as_deref(),
+            &at.child(REQUIRED),
+        );
+        weighted(
+            found,
+            pods.preferred_during_scheduling_ignored_during_execution
+                .as_deref(),
+            &at.child(PREFERRED),
+        );
     }
     if let Some(pods) = &affinity.pod_anti_affinity {
         let at = at.child("podAntiAffinity");
-        pod_terms(found, pods.required_during_scheduling_ignored_during_execution.as_deref(), &at.child(REQUIRED));
-        weighted(found, pods.preferred_during_scheduling_ignored_during_execution.as_deref(), &at.child(PREFERRED));
+        pod_terms(
+            found,
+            pods.required_during_scheduling_ignored_during_execution
+                .as_deref(),
+            &at.child(REQUIRED),
+        );
+        weighted(
+            found,
+            pods.preferred_during_scheduling_ignored_during_execution
+                .as_deref(),
+            &at.child(PREFERRED),
+        );
     }
 }
 
@@ -62,23 +87,43 @@ fn validate_node_selector(found: &mut Found, selector: &NodeSelector, at: &At) {
 
 fn node_term(found: &mut Found, term: &NodeSelectorTerm, strict: bool, at: &At) {
     for (index, rule) in term.match_expressions.iter().flatten().enumerate() {
-        node_rule(found, rule, strict, &at.child("matchExpressions").index(index));
+        node_rule(
+            found,
+            rule,
+            strict,
+            &at.child("matchExpressions").index(index),
+        );
     }
     for (index, rule) in term.match_fields.iter().flatten().enumerate() {
         let list = at.child("matchFields");
         let at = list.index(index);
         let values = rule.values.as_deref().unwrap_or_default();
         if !matches!(rule.operator.as_str(), "In" | "NotIn") {
-            found.invalid(&at.child("operator"), rule.operator.as_str(), "not a valid selector operator");
+            found.invalid(
+                &at.child("operator"),
+                rule.operator.as_str(),
+                "not a valid selector operator",
+            );
         } else if values.len() != 1 {
-            found.required(&at.child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector");
+            found.required(
+                &at.child("values"),
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+            );
         }
         if rule.key == "metadata.name" {
             for (index, value) in values.iter().enumerate() {
-                found.faults(&at.child("values").index(index), value, names::dns_subdomain(value));
+                found.faults(
+                    &at.child("values").index(index),
+                    value,
+                    names::dns_subdomain(value),
+                );
             }
         } else {
-            found.invalid(&at.child("key"), rule.key.as_str(), "not a valid field selector key");
+            found.invalid(
+                &at.child("key"),
+                rule.key.as_str(),
+                "not a valid field selector key",
+            );
         }
     }
 }
@@ -88,16 +133,29 @@ fn node_rule(found: &mut Found, rule: &NodeSelectorRequirement, strict: bool, at
     let values_at = at.child("values");
     match rule.operator.as_str() {
         "In" | "NotIn" if values.is_empty() => {
-            found.required(&values_at, "must be specified when `operator` is 'In' or 'NotIn'");
+            found.required(
+                &values_at,
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            );
         }
         "Exists" | "DoesNotExist" if !values.is_empty() => {
-            found.forbidden(&values_at, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            found.forbidden(
+                &values_at,
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            );
         }
         "Gt" | "Lt" if values.len() != 1 => {
-            found.required(&values_at, "must be specified single value when `operator` is 'Lt' or 'Gt'");
+            found.required(
+                &values_at,
+                "must be specified single value when `operator` is 'Lt' or 'Gt'",
+            );
         }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-        other => found.invalid(&at.child("operator"), other, "not a valid selector operator"),
+        other => found.invalid(
+            &at.child("operator"),
+            other,
+            "not a valid selector operator",
+        ),
     }
     labels::validate_key(found, &rule.key, &at.child("key"));
     if strict {
@@ -122,20 +180,44 @@ fn weighted(found: &mut Found, terms: Option<&[WeightedPodAffinityTerm]>, at: &A
 }
 
 fn pod_term(found: &mut Found, term: &PodAffinityTerm, at: &At) {
-    for (name, selector) in [("labelSelector", &term.label_selector), ("namespaceSelector", &term.namespace_selector)] {
+    for (name, selector) in [
+        ("labelSelector", &term.label_selector),
+        ("namespaceSelector", &term.namespace_selector),
+    ] {
         if let Some(selector) = selector {
             labels::validate_selector(found, selector, &at.child(name));
         }
     }
     for namespace in term.namespaces.iter().flatten() {
-        found.faults(&at.child("namespace"), namespace, names::dns_label(namespace));
+        found.faults(
+            &at.child("namespace"),
+            namespace,
+            names::dns_label(namespace),
+        );
     }
-    for (name, keys) in [("matchLabelKeys", &term.match_label_keys), ("mismatchLabelKeys", &term.mismatch_label_keys)] {
-        label_keys(found, keys.as_deref(), term.label_selector.as_ref(), &at.child(name));
+    for (name, keys) in [
+        ("matchLabelKeys", &term.match_label_keys),
+        ("mismatchLabelKeys", &term.mismatch_label_keys),
+    ] {
+        label_keys(
+            found,
+            keys.as_deref(),
+            term.label_selector.as_ref(),
+            &at.child(name),
+        );
     }
     for (index, key) in term.match_label_keys.iter().flatten().enumerate() {
-        if term.mismatch_label_keys.iter().flatten().any(|other| other == key) {
-            found.invalid(&at.child("matchLabelKeys").index(index), key.as_str(), "exists in both matchLabelKeys and mismatchLabelKeys");
+        if term
+            .mismatch_label_keys
+            .iter()
+            .flatten()
+            .any(|other| other == key)
+        {
+            found.invalid(
+                &at.child("matchLabelKeys").index(index),
+                key.as_str(),
+                "exists in both matchLabelKeys and mismatchLabelKeys",
+            );
         }
     }
     let key_at = at.child("topologyKey");
@@ -145,7 +227,12 @@ fn pod_term(found: &mut Found, term: &PodAffinityTerm, at: &At) {
     labels::validate_key(found, &term.topology_key, &key_at);
 }
 
-fn label_keys(found: &mut Found, keys: Option<&[String]>, selector: Option<&LabelSelector>, at: &At) {
+fn label_keys(
+    found: &mut Found,
+    keys: Option<&[String]>,
+    selector: Option<&LabelSelector>,
+    at: &At,
+) {
     let keys = keys.unwrap_or_default();
     if keys.is_empty() {
         return;
@@ -176,7 +263,11 @@ pub fn validate_tolerations(found: &mut Found, tolerations: &[Toleration], at: &
         }
         let effect = toleration.effect.as_deref().unwrap_or_default();
         if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
-            found.invalid(&at.child("effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set");
+            found.invalid(
+                &at.child("effect"),
+                effect,
+                "effect must be 'NoExecute' when `tolerationSeconds` is set",
+            );
         }
         match operator {
             "" | "Equal" => {
@@ -187,7 +278,11 @@ pub fn validate_tolerations(found: &mut Found, tolerations: &[Toleration], at: &
             }
             "Exists" => {
                 if !value.is_empty() {
-                    found.invalid(&operator_at, value, "value must be empty when `operator` is 'Exists'");
+                    found.invalid(
+                        &operator_at,
+                        value,
+                        "value must be empty when `operator` is 'Exists'",
+                    );
                 }
             }
             other => found.not_supported(&operator_at, other, &["Equal", "Exists"]),
@@ -215,7 +310,11 @@ pub fn validate_spread(found: &mut Found, constraints: &[TopologySpreadConstrain
     for (index, constraint) in constraints.iter().enumerate() {
         let at = at.index(index);
         if constraint.max_skew <= 0 {
-            found.invalid(&at.child("maxSkew"), constraint.max_skew, "must be greater than zero");
+            found.invalid(
+                &at.child("maxSkew"),
+                constraint.max_skew,
+                "must be greater than zero",
+            );
         }
         if constraint.topology_key.is_empty() {
             found.required(&at.child("topologyKey"), "can not be empty");
@@ -225,10 +324,14 @@ pub fn validate_spread(found: &mut Found, constraints: &[TopologySpreadConstrain
             found.not_supported(&at.child("whenUnsatisfiable"), action, ACTIONS);
         }
         let same = |other: &&TopologySpreadConstraint| {
-            other.topology_key == constraint.topology_key && other.when_unsatisfiable == constraint.when_unsatisfiable
+            other.topology_key == constraint.topology_key
+                && other.when_unsatisfiable == constraint.when_unsatisfiable
         };
         if constraints[index + 1..].iter().any(|other| same(&other)) {
-            found.duplicate(&at.child("{topologyKey, whenUnsatisfiable}"), format!("{{{}, {action}}}", constraint.topology_key));
+            found.duplicate(
+                &at.child("{topologyKey, whenUnsatisfiable}"),
+                format!("{{{}, {action}}}", constraint.topology_key),
+            );
         }
         if let Some(domains) = constraint.min_domains {
             let at = at.child("minDomains");
@@ -236,15 +339,32 @@ pub fn validate_spread(found: &mut Found, constraints: &[TopologySpreadConstrain
                 found.invalid(&at, domains, "must be greater than zero");
             }
             if action != "DoNotSchedule" {
-                found.invalid(&at, domains, format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"));
+                found.invalid(
+                    &at,
+                    domains,
+                    format!(
+                        "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"
+                    ),
+                );
             }
         }
-        for (name, policy) in [("nodeAffinityPolicy", &constraint.node_affinity_policy), ("nodeTaintsPolicy", &constraint.node_taints_policy)] {
-            if let Some(policy) = policy.as_deref().filter(|policy| !POLICIES.contains(policy)) {
+        for (name, policy) in [
+            ("nodeAffinityPolicy", &constraint.node_affinity_policy),
+            ("nodeTaintsPolicy", &constraint.node_taints_policy),
+        ] {
+            if let Some(policy) = policy
+                .as_deref()
+                .filter(|policy| !POLICIES.contains(policy))
+            {
                 found.not_supported(&at.child(name), policy, POLICIES);
             }
         }
-        label_keys(found, constraint.match_label_keys.as_deref(), constraint.label_selector.as_ref(), &at.child("matchLabelKeys"));
+        label_keys(
+            found,
+            constraint.match_label_keys.as_deref(),
+            constraint.label_selector.as_ref(),
+            &at.child("matchLabelKeys"),
+        );
         if let Some(selector) = &constraint.label_selector {
             labels::validate_selector(found, selector, &at.child("labelSelector"));
         }

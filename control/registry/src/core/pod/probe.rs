@@ -2,7 +2,9 @@
 //!
 //! Follows `validateProbe`, `validateHandler` and `validateLifecycle` of `pkg/apis/core/validation`.
 
-use k8s_openapi::api::core::v1::{ExecAction, HTTPGetAction, Lifecycle, Probe, SleepAction, TCPSocketAction};
+use k8s_openapi::api::core::v1::{
+    ExecAction, HTTPGetAction, Lifecycle, Probe, SleepAction, TCPSocketAction,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::found::{At, Found, text};
@@ -50,7 +52,10 @@ pub fn validate(found: &mut Found, probe: &Probe, which: Which, grace: Option<i6
 }
 
 pub fn validate_lifecycle(found: &mut Found, lifecycle: &Lifecycle, grace: Option<i64>, at: &At) {
-    for (name, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
+    for (name, handler) in [
+        ("postStart", &lifecycle.post_start),
+        ("preStop", &lifecycle.pre_stop),
+    ] {
         if let Some(handler) = handler {
             let handler = Handler {
                 exec: handler.exec.as_ref(),
@@ -87,24 +92,39 @@ impl Handler<'_> {
         match named.next() {
             None => found.required(at, "must specify a handler type"),
             Some("exec") => {
-                if self.exec.and_then(|action| action.command.as_ref()).is_none_or(Vec::is_empty) {
+                if self
+                    .exec
+                    .and_then(|action| action.command.as_ref())
+                    .is_none_or(Vec::is_empty)
+                {
                     found.required(&at.child("exec").child("command"), "");
                 }
             }
-            Some("httpGet") => self.http_get.into_iter().for_each(|action| http_get(found, action, &at.child("httpGet"))),
+            Some("httpGet") => self
+                .http_get
+                .into_iter()
+                .for_each(|action| http_get(found, action, &at.child("httpGet"))),
             Some("tcpSocket") => {
-                self.tcp_socket.into_iter().for_each(|action| port(found, &action.port, &at.child("tcpSocket").child("port")));
+                self.tcp_socket.into_iter().for_each(|action| {
+                    port(found, &action.port, &at.child("tcpSocket").child("port"))
+                });
             }
             Some("grpc") => {
                 let port = self.grpc.unwrap_or_default();
-                found.number_faults(&at.child("grpc").child("port"), i64::from(port), names::port_number(port));
+                found.number_faults(
+                    &at.child("grpc").child("port"),
+                    i64::from(port),
+                    names::port_number(port),
+                );
             }
             Some(_) => {
                 let seconds = self.sleep.map_or(0, |action| action.seconds);
                 if let Some(grace) = grace
                     && !(0..=grace).contains(&seconds)
                 {
-                    let said = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    let said = format!(
+                        "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                    );
                     found.invalid(&at.child("sleep"), seconds, said);
                 }
             }
@@ -122,17 +142,27 @@ fn http_get(found: &mut Found, action: &HTTPGetAction, at: &At) {
     port(found, &action.port, &at.child("port"));
     match action.scheme.as_deref() {
         Some("HTTP" | "HTTPS") => {}
-        other => found.not_supported(&at.child("scheme"), other.unwrap_or_default(), &["HTTP", "HTTPS"]),
+        other => found.not_supported(
+            &at.child("scheme"),
+            other.unwrap_or_default(),
+            &["HTTP", "HTTPS"],
+        ),
     }
     for header in action.http_headers.iter().flatten() {
-        found.faults(&at.child("httpHeaders"), &header.name, names::header_name(&header.name));
+        found.faults(
+            &at.child("httpHeaders"),
+            &header.name,
+            names::header_name(&header.name),
+        );
     }
 }
 
 /// A port by number or by name.
 pub fn port(found: &mut Found, port: &IntOrString, at: &At) {
     match port {
-        IntOrString::Int(number) => found.number_faults(at, i64::from(*number), names::port_number(*number)),
+        IntOrString::Int(number) => {
+            found.number_faults(at, i64::from(*number), names::port_number(*number))
+        }
         IntOrString::String(name) => found.faults(at, name, names::port_name(name)),
     }
 }
@@ -145,19 +175,51 @@ mod tests {
     #[test]
     fn probes() {
         for (which, given, want) in [
-            (Which::Liveness, json!({"exec": {"command": ["x"]}, "successThreshold": 1}), "[]"),
-            (Which::Liveness, json!({"successThreshold": 1}), "p: Required value: must specify a handler type"),
-            (Which::Liveness, json!({"exec": {"command": ["x"]}, "successThreshold": 2}), "p.successThreshold: Invalid value: 2: must be 1"),
-            (Which::Readiness, json!({"exec": {"command": ["x"]}, "successThreshold": 2}), "[]"),
-            (Which::Readiness, json!({"exec": {}}), "p.exec.command: Required value"),
+            (
+                Which::Liveness,
+                json!({"exec": {"command": ["x"]}, "successThreshold": 1}),
+                "[]",
+            ),
+            (
+                Which::Liveness,
+                json!({"successThreshold": 1}),
+                "p: Required value: must specify a handler type",
+            ),
+            (
+                Which::Liveness,
+                json!({"exec": {"command": ["x"]}, "successThreshold": 2}),
+                "p.successThreshold: Invalid value: 2: must be 1",
+            ),
+            (
+                Which::Readiness,
+                json!({"exec": {"command": ["x"]}, "successThreshold": 2}),
+                "[]",
+            ),
+            (
+                Which::Readiness,
+                json!({"exec": {}}),
+                "p.exec.command: Required value",
+            ),
             (
                 Which::Readiness,
                 json!({"exec": {"command": ["x"]}, "tcpSocket": {"port": 1}}),
                 "p.tcpSocket: Forbidden: may not specify more than 1 handler type",
             ),
-            (Which::Readiness, json!({"httpGet": {"path": "/", "port": 0, "scheme": "HTTP"}}), "p.httpGet.port: Invalid value: 0: must be between 1 and 65535, inclusive"),
-            (Which::Readiness, json!({"httpGet": {"path": "/", "port": "web", "scheme": "FTP"}}), "p.httpGet.scheme: Unsupported value: \"FTP\": supported values: \"HTTP\", \"HTTPS\""),
-            (Which::Readiness, json!({"tcpSocket": {"port": 80}, "periodSeconds": -1}), "p.periodSeconds: Invalid value: -1: must be greater than or equal to 0"),
+            (
+                Which::Readiness,
+                json!({"httpGet": {"path": "/", "port": 0, "scheme": "HTTP"}}),
+                "p.httpGet.port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
+            (
+                Which::Readiness,
+                json!({"httpGet": {"path": "/", "port": "web", "scheme": "FTP"}}),
+                "p.httpGet.scheme: Unsupported value: \"FTP\": supported values: \"HTTP\", \"HTTPS\"",
+            ),
+            (
+                Which::Readiness,
+                json!({"tcpSocket": {"port": 80}, "periodSeconds": -1}),
+                "p.periodSeconds: Invalid value: -1: must be greater than or equal to 0",
+            ),
         ] {
             let probe: Probe = serde_json::from_value(given.clone()).unwrap();
             let mut found = Found::new();

@@ -15,60 +15,141 @@ pub fn validate(found: &mut Found, new: &Pod, old: &Pod) {
     let Some(status) = &new.status else { return };
     let before = old.status.clone().unwrap_or_default();
     for (index, condition) in status.conditions.iter().flatten().enumerate() {
-        if !matches!(condition.type_.as_str(), "PodScheduled" | "Ready" | "Initialized") {
+        if !matches!(
+            condition.type_.as_str(),
+            "PodScheduled" | "Ready" | "Initialized"
+        ) {
             // Upstream names the condition by this path.
-            let path = At::Root.child("metadata").child("conditions").path().index(index).child("Type");
+            let path = At::Root
+                .child("metadata")
+                .child("conditions")
+                .path()
+                .index(index)
+                .child("Type");
             for fault in names::qualified_name(&condition.type_) {
-                found.push(caravel_api::FieldError::invalid(&path, condition.type_.as_str(), fault));
+                found.push(caravel_api::FieldError::invalid(
+                    &path,
+                    condition.type_.as_str(),
+                    fault,
+                ));
             }
         }
     }
     if let Some(node) = text(&status.nominated_node_name)
         && status.nominated_node_name != before.nominated_node_name
     {
-        found.faults(&at.child("nominatedNodeName"), node, names::dns_subdomain(node));
+        found.faults(
+            &at.child("nominatedNodeName"),
+            node,
+            names::dns_subdomain(node),
+        );
     }
     found.immutable(&at.child("qosClass"), &status.qos_class, &before.qos_class);
     let spec = old.spec.clone().unwrap_or_default();
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
     for (name, new, old, policy, init) in [
-        ("containerStatuses", &status.container_statuses, &before.container_statuses, policy, false),
-        ("initContainerStatuses", &status.init_container_statuses, &before.init_container_statuses, policy, true),
-        ("ephemeralContainerStatuses", &status.ephemeral_container_statuses, &before.ephemeral_container_statuses, "Never", false),
+        (
+            "containerStatuses",
+            &status.container_statuses,
+            &before.container_statuses,
+            policy,
+            false,
+        ),
+        (
+            "initContainerStatuses",
+            &status.init_container_statuses,
+            &before.init_container_statuses,
+            policy,
+            true,
+        ),
+        (
+            "ephemeralContainerStatuses",
+            &status.ephemeral_container_statuses,
+            &before.ephemeral_container_statuses,
+            "Never",
+            false,
+        ),
     ] {
-        let (new, old) = (new.as_deref().unwrap_or_default(), old.as_deref().unwrap_or_default());
-        transitions(found, new, old, policy, init.then_some(&spec), &at.child(name));
+        let (new, old) = (
+            new.as_deref().unwrap_or_default(),
+            old.as_deref().unwrap_or_default(),
+        );
+        transitions(
+            found,
+            new,
+            old,
+            policy,
+            init.then_some(&spec),
+            &at.child(name),
+        );
     }
-    let ips: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    let ips: Vec<&str> = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .map(|ip| ip.ip.as_str())
+        .collect();
     addresses(found, &ips, &at.child("podIPs"));
-    let hosts: Vec<&str> = status.host_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    let hosts: Vec<&str> = status
+        .host_ips
+        .iter()
+        .flatten()
+        .map(|ip| ip.ip.as_str())
+        .collect();
     if let Some(first) = hosts.first()
         && status.host_ip.as_deref() != Some(*first)
     {
-        found.invalid(&at.child("hostIPs").index(0).child("ip"), *first, "must be equal to `hostIP`");
+        found.invalid(
+            &at.child("hostIPs").index(0).child("ip"),
+            *first,
+            "must be equal to `hostIP`",
+        );
     }
     addresses(found, &hosts, &at.child("hostIPs"));
 }
 
 /// What has ended for good does not run again.
-fn transitions(found: &mut Found, new: &[ContainerStatus], old: &[ContainerStatus], policy: &str, init: Option<&PodSpec>, at: &At) {
+fn transitions(
+    found: &mut Found,
+    new: &[ContainerStatus],
+    old: &[ContainerStatus],
+    policy: &str,
+    init: Option<&PodSpec>,
+    at: &At,
+) {
     if policy == "Always" {
         return;
     }
     for (index, before) in old.iter().enumerate() {
-        let Some(ended) = before.state.as_ref().and_then(|state| state.terminated.as_ref()) else { continue };
+        let Some(ended) = before
+            .state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+        else {
+            continue;
+        };
         let again = |spec: &PodSpec| {
             let mut all = spec.init_containers.iter().flatten();
-            all.any(|container| container.name == before.name && container.restart_policy.as_deref() == Some("Always"))
+            all.any(|container| {
+                container.name == before.name
+                    && container.restart_policy.as_deref() == Some("Always")
+            })
         };
         if (ended.exit_code != 0 && policy == "OnFailure") || init.is_some_and(again) {
             continue;
         }
         let running = |status: &&ContainerStatus| {
-            status.name == before.name && status.state.as_ref().is_none_or(|state| state.terminated.is_none())
+            status.name == before.name
+                && status
+                    .state
+                    .as_ref()
+                    .is_none_or(|state| state.terminated.is_none())
         };
         if new.iter().any(|status| running(&status)) {
-            found.forbidden(&at.index(index).child("state"), "may not be transitioned to non-terminated state");
+            found.forbidden(
+                &at.index(index).child("state"),
+                "may not be transitioned to non-terminated state",
+            );
         }
     }
 }
@@ -84,6 +165,10 @@ fn addresses(found: &mut Found, ips: &[&str], at: &At) {
     let six = ips.iter().filter(|ip| ip.contains(':')).count();
     if six > 1 || ips.len() - six > 1 {
         let values: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
-        found.invalid(at, json!(values), "may specify no more than one IP for each IP family");
+        found.invalid(
+            at,
+            json!(values),
+            "may specify no more than one IP for each IP family",
+        );
     }
 }

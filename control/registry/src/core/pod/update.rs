@@ -14,17 +14,26 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub fn validate(found: &mut Found, new: &Pod, old: &Pod) {
     mirror(found, new, old);
-    let (Some(new), Some(old)) = (&new.spec, &old.spec) else { return };
+    let (Some(new), Some(old)) = (&new.spec, &old.spec) else {
+        return;
+    };
     let at = At::Root.child("spec");
-    if !containers(found, &new.containers, &old.containers, &at.child("containers"))
-        || !containers(
-            found,
-            new.init_containers.as_deref().unwrap_or_default(),
-            old.init_containers.as_deref().unwrap_or_default(),
-            &at.child("initContainers"),
-        )
-        || !deadline(found, new.active_deadline_seconds, old.active_deadline_seconds, &at.child("activeDeadlineSeconds"))
-    {
+    if !containers(
+        found,
+        &new.containers,
+        &old.containers,
+        &at.child("containers"),
+    ) || !containers(
+        found,
+        new.init_containers.as_deref().unwrap_or_default(),
+        old.init_containers.as_deref().unwrap_or_default(),
+        &at.child("initContainers"),
+    ) || !deadline(
+        found,
+        new.active_deadline_seconds,
+        old.active_deadline_seconds,
+        &at.child("activeDeadlineSeconds"),
+    ) {
         return;
     }
     tolerations(
@@ -41,31 +50,59 @@ pub fn validate(found: &mut Found, new: &Pod, old: &Pod) {
     for (container, before) in munged.containers.iter_mut().zip(&old.containers) {
         container.image.clone_from(&before.image);
     }
-    for (container, before) in munged.init_containers.iter_mut().flatten().zip(old.init_containers.iter().flatten()) {
+    for (container, before) in munged
+        .init_containers
+        .iter_mut()
+        .flatten()
+        .zip(old.init_containers.iter().flatten())
+    {
         container.image.clone_from(&before.image);
     }
     munged.active_deadline_seconds = old.active_deadline_seconds;
     munged.scheduling_gates.clone_from(&old.scheduling_gates);
     munged.tolerations.clone_from(&old.tolerations);
-    if old.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0) && munged.termination_grace_period_seconds == Some(1) {
+    if old
+        .termination_grace_period_seconds
+        .is_some_and(|seconds| seconds < 0)
+        && munged.termination_grace_period_seconds == Some(1)
+    {
         munged.termination_grace_period_seconds = old.termination_grace_period_seconds;
     }
-    if old.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
+    if old
+        .scheduling_gates
+        .as_ref()
+        .is_some_and(|gates| !gates.is_empty())
+    {
         gated(found, &mut munged, old, &at);
     }
     if munged != *old {
-        found.forbidden(&at, format!("pod updates may not change fields other than {CHANGEABLE}\n{}", difference(old, &munged)));
+        found.forbidden(
+            &at,
+            format!(
+                "pod updates may not change fields other than {CHANGEABLE}\n{}",
+                difference(old, &munged)
+            ),
+        );
     }
 }
 
 fn mirror(found: &mut Found, new: &Pod, old: &Pod) {
-    let value = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|set| set.get(MIRROR)).cloned();
+    let value = |pod: &Pod| {
+        pod.metadata
+            .annotations
+            .as_ref()
+            .and_then(|set| set.get(MIRROR))
+            .cloned()
+    };
     let said = match (value(new), value(old)) {
         (new, old) if new == old => return,
         (_, None) => "may not add mirror pod annotation",
         _ => "may not remove or update mirror pod annotation",
     };
-    found.forbidden(&At::Root.child("metadata").child("annotations").key(MIRROR), said);
+    found.forbidden(
+        &At::Root.child("metadata").child("annotations").key(MIRROR),
+        said,
+    );
 }
 
 /// False: they cannot even be compared one by one.
@@ -93,7 +130,11 @@ fn deadline(found: &mut Found, new: Option<i64>, old: Option<i64>, at: &At) -> b
             false
         }
         (None, Some(_)) => {
-            found.invalid(at, Value::Null, "must not update from a positive integer to nil value");
+            found.invalid(
+                at,
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            );
             true
         }
         _ => true,
@@ -102,18 +143,34 @@ fn deadline(found: &mut Found, new: Option<i64>, old: Option<i64>, at: &At) -> b
 
 fn tolerations(found: &mut Found, new: &[Toleration], old: &[Toleration], at: &At) {
     let kept = |before: &Toleration| {
-        new.iter().any(|after| Toleration { toleration_seconds: after.toleration_seconds, ..before.clone() } == *after)
+        new.iter().any(|after| {
+            Toleration {
+                toleration_seconds: after.toleration_seconds,
+                ..before.clone()
+            } == *after
+        })
     };
     if !old.iter().all(kept) {
-        return found.forbidden(at, "existing toleration can not be modified except its tolerationSeconds");
+        return found.forbidden(
+            at,
+            "existing toleration can not be modified except its tolerationSeconds",
+        );
     }
     placement::validate_tolerations(found, new, at);
 }
 
 fn gates(found: &mut Found, new: &PodSpec, old: &PodSpec, at: &At) {
     for (index, gate) in new.scheduling_gates.iter().flatten().enumerate() {
-        if !old.scheduling_gates.iter().flatten().any(|before| before.name == gate.name) {
-            let said = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.name);
+        if !old
+            .scheduling_gates
+            .iter()
+            .flatten()
+            .any(|before| before.name == gate.name)
+        {
+            let said = format!(
+                "only deletion is allowed, but found new scheduling gate '{}'",
+                gate.name
+            );
             found.forbidden(&at.index(index).child("name"), said);
         }
     }
@@ -122,7 +179,9 @@ fn gates(found: &mut Found, new: &PodSpec, old: &PodSpec, at: &At) {
 /// What is not scheduled yet may still be narrowed.
 fn gated(found: &mut Found, munged: &mut PodSpec, old: &PodSpec, at: &At) {
     if munged.node_selector != old.node_selector {
-        let kept = |(key, value): (&String, &String)| munged.node_selector.as_ref().and_then(|new| new.get(key)) == Some(value);
+        let kept = |(key, value): (&String, &String)| {
+            munged.node_selector.as_ref().and_then(|new| new.get(key)) == Some(value)
+        };
         if !old.node_selector.iter().flatten().all(kept) {
             found.invalid(
                 &at.child("nodeSelector"),
@@ -136,34 +195,62 @@ fn gated(found: &mut Found, munged: &mut PodSpec, old: &PodSpec, at: &At) {
         spec.affinity
             .as_ref()
             .and_then(|affinity| affinity.node_affinity.as_ref())
-            .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.clone())
+            .and_then(|affinity| {
+                affinity
+                    .required_during_scheduling_ignored_during_execution
+                    .clone()
+            })
     };
     let (before, after) = (required(old), required(munged));
     if before != after
         && let Some(before) = before
         && !before.node_selector_terms.is_empty()
     {
-        let at = at.child("affinity").child("nodeAffinity").path().child("requiredDuringSchedulingIgnoredDuringExecution").child("nodeSelectorTerms");
-        let terms = after.map(|after| after.node_selector_terms).unwrap_or_default();
+        let at = at
+            .child("affinity")
+            .child("nodeAffinity")
+            .path()
+            .child("requiredDuringSchedulingIgnoredDuringExecution")
+            .child("nodeSelectorTerms");
+        let terms = after
+            .map(|after| after.node_selector_terms)
+            .unwrap_or_default();
         if terms.len() != before.node_selector_terms.len() {
             let said = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
             found.push(caravel_api::FieldError::invalid(&at, json!(terms), said));
         } else {
             for (index, (new, old)) in terms.iter().zip(&before.node_selector_terms).enumerate() {
-                let kept = old.match_expressions.iter().flatten().all(|rule| new.match_expressions.iter().flatten().any(|other| other == rule))
-                    && old.match_fields.iter().flatten().all(|rule| new.match_fields.iter().flatten().any(|other| other == rule));
+                let kept = old.match_expressions.iter().flatten().all(|rule| {
+                    new.match_expressions
+                        .iter()
+                        .flatten()
+                        .any(|other| other == rule)
+                }) && old
+                    .match_fields
+                    .iter()
+                    .flatten()
+                    .all(|rule| new.match_fields.iter().flatten().any(|other| other == rule));
                 if !kept {
                     let said = "only additions are allowed (no mutations or deletions)";
-                    found.push(caravel_api::FieldError::invalid(&at.index(index), json!(new), said));
+                    found.push(caravel_api::FieldError::invalid(
+                        &at.index(index),
+                        json!(new),
+                        said,
+                    ));
                 }
             }
         }
     }
-    let old_nodes = old.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
+    let old_nodes = old
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.clone());
     match &mut munged.affinity {
         Some(affinity) => {
             affinity.node_affinity = old_nodes;
-            let empty = affinity.node_affinity.is_none() && affinity.pod_affinity.is_none() && affinity.pod_anti_affinity.is_none();
+            let empty = affinity.node_affinity.is_none()
+                && affinity.pod_affinity.is_none()
+                && affinity.pod_anti_affinity.is_none();
             if empty && old.affinity.is_none() {
                 munged.affinity = None;
             }
@@ -189,7 +276,12 @@ fn compare(path: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
             names.sort();
             names.dedup();
             for name in names {
-                compare(&format!("{path}.{name}"), a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null), lines);
+                compare(
+                    &format!("{path}.{name}"),
+                    a.get(name).unwrap_or(&Value::Null),
+                    b.get(name).unwrap_or(&Value::Null),
+                    lines,
+                );
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {

@@ -15,8 +15,16 @@ use crate::found::{At, Found, text};
 use crate::names;
 use crate::quantities;
 
-const HOST_PATH_TYPES: &[&str] =
-    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+const HOST_PATH_TYPES: &[&str] = &[
+    "",
+    "BlockDevice",
+    "CharDevice",
+    "Directory",
+    "DirectoryOrCreate",
+    "File",
+    "FileOrCreate",
+    "Socket",
+];
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
 /// The sources a volume has (one, where it is valid), by their names.
@@ -26,13 +34,19 @@ pub fn sources(volume: &Volume) -> impl Iterator<Item = &'static str> {
         ("hostPath", volume.host_path.is_some()),
         ("gitRepo", volume.git_repo.is_some()),
         ("gcePersistentDisk", volume.gce_persistent_disk.is_some()),
-        ("awsElasticBlockStore", volume.aws_elastic_block_store.is_some()),
+        (
+            "awsElasticBlockStore",
+            volume.aws_elastic_block_store.is_some(),
+        ),
         ("secret", volume.secret.is_some()),
         ("nfs", volume.nfs.is_some()),
         ("iscsi", volume.iscsi.is_some()),
         ("glusterfs", volume.glusterfs.is_some()),
         ("flocker", volume.flocker.is_some()),
-        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
+        (
+            "persistentVolumeClaim",
+            volume.persistent_volume_claim.is_some(),
+        ),
         ("rbd", volume.rbd.is_some()),
         ("cinder", volume.cinder.is_some()),
         ("cephfs", volume.cephfs.is_some()),
@@ -43,7 +57,10 @@ pub fn sources(volume: &Volume) -> impl Iterator<Item = &'static str> {
         ("configMap", volume.config_map.is_some()),
         ("azureFile", volume.azure_file.is_some()),
         ("vsphereVolume", volume.vsphere_volume.is_some()),
-        ("photonPersistentDisk", volume.photon_persistent_disk.is_some()),
+        (
+            "photonPersistentDisk",
+            volume.photon_persistent_disk.is_some(),
+        ),
         ("portworxVolume", volume.portworx_volume.is_some()),
         ("azureDisk", volume.azure_disk.is_some()),
         ("storageos", volume.storageos.is_some()),
@@ -58,7 +75,11 @@ pub fn sources(volume: &Volume) -> impl Iterator<Item = &'static str> {
 }
 
 /// Checks all volumes; the valid ones, by name, are what mounts may name.
-pub fn validate<'a>(found: &mut Found, volumes: &'a [Volume], at: &At) -> BTreeMap<&'a str, &'a Volume> {
+pub fn validate<'a>(
+    found: &mut Found,
+    volumes: &'a [Volume],
+    at: &At,
+) -> BTreeMap<&'a str, &'a Volume> {
     let mut valid = BTreeMap::new();
     for (index, volume) in volumes.iter().enumerate() {
         let at = at.index(index);
@@ -88,10 +109,16 @@ fn validate_source(found: &mut Found, volume: &Volume, at: &At) {
     for extra in named {
         found.forbidden(&at.child(extra), "may not specify more than 1 volume type");
     }
-    if let Some(limit) = volume.empty_dir.as_ref().and_then(|source| source.size_limit.as_ref())
+    if let Some(limit) = volume
+        .empty_dir
+        .as_ref()
+        .and_then(|source| source.size_limit.as_ref())
         && quantities::parsed(limit).is_negative()
     {
-        found.forbidden(&at.child("emptyDir").child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
+        found.forbidden(
+            &at.child("emptyDir").child("sizeLimit"),
+            "SizeLimit field must be a valid resource quantity",
+        );
     }
     if let Some(source) = &volume.host_path {
         let at = at.child("hostPath");
@@ -99,7 +126,11 @@ fn validate_source(found: &mut Found, volume: &Volume, at: &At) {
             found.required(&at.child("path"), "");
         } else {
             no_backsteps(found, &source.path, &at.child("path"));
-            if let Some(kind) = source.type_.as_deref().filter(|kind| !HOST_PATH_TYPES.contains(kind)) {
+            if let Some(kind) = source
+                .type_
+                .as_deref()
+                .filter(|kind| !HOST_PATH_TYPES.contains(kind))
+            {
                 found.not_supported(&at.child("type"), kind, HOST_PATH_TYPES);
             }
         }
@@ -145,7 +176,11 @@ fn validate_source(found: &mut Found, volume: &Volume, at: &At) {
             }
         }
         if !source.path.is_empty() && !source.path.starts_with('/') {
-            found.invalid(&at.child("path"), source.path.as_str(), "must be an absolute path");
+            found.invalid(
+                &at.child("path"),
+                source.path.as_str(),
+                "must be an absolute path",
+            );
         }
     }
     if let Some(source) = &volume.csi {
@@ -153,7 +188,11 @@ fn validate_source(found: &mut Found, volume: &Volume, at: &At) {
         if source.driver.is_empty() {
             found.required(&at.child("driver"), "");
         } else {
-            found.faults(&at.child("driver"), &source.driver, names::dns_subdomain(&source.driver.to_lowercase()));
+            found.faults(
+                &at.child("driver"),
+                &source.driver,
+                names::dns_subdomain(&source.driver.to_lowercase()),
+            );
         }
     }
     if let Some(source) = &volume.ephemeral
@@ -166,7 +205,11 @@ fn validate_source(found: &mut Found, volume: &Volume, at: &At) {
         if text(&source.reference).is_none() {
             found.required(&at.child("reference"), "");
         }
-        found.one_of(&at.child("pullPolicy"), source.pull_policy.as_deref(), super::container::PULL_POLICIES);
+        found.one_of(
+            &at.child("pullPolicy"),
+            source.pull_policy.as_deref(),
+            super::container::PULL_POLICIES,
+        );
     }
 }
 
@@ -202,10 +245,16 @@ fn downward_file(found: &mut Found, file: &DownwardAPIVolumeFile, at: &At) {
         (Some(field), other) => {
             env::field_ref(found, field, env::VOLUME_FIELDS, &at.child("fieldRef"));
             if other.is_some() {
-                found.invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+                found.invalid(
+                    at,
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                );
             }
         }
-        (None, Some(resource)) => env::resource_ref(found, resource, true, &at.child("resourceFieldRef")),
+        (None, Some(resource)) => {
+            env::resource_ref(found, resource, true, &at.child("resourceFieldRef"))
+        }
         (None, None) => found.required(at, "one of fieldRef and resourceFieldRef is required"),
     }
     mode(found, file.mode, &at.child("mode"));
@@ -219,7 +268,13 @@ fn projected(found: &mut Found, source: &ProjectedVolumeSource, at: &At) {
     }
 }
 
-fn projection<'a>(found: &mut Found, source: &'a VolumeProjection, paths: &mut BTreeSet<&'a str>, whole: &At, at: &At) {
+fn projection<'a>(
+    found: &mut Found,
+    source: &'a VolumeProjection,
+    paths: &mut BTreeSet<&'a str>,
+    whole: &At,
+    at: &At,
+) {
     let mut take = |found: &mut Found, path: &'a str, what: &str| {
         if !path.is_empty() && !paths.insert(path) {
             found.invalid(whole, what, "conflicting duplicate paths");
@@ -227,8 +282,17 @@ fn projection<'a>(found: &mut Found, source: &'a VolumeProjection, paths: &mut B
     };
     let mut count = 0;
     let named = [
-        ("secret", source.secret.as_ref().map(|from| (&from.name, &from.items))),
-        ("configMap", source.config_map.as_ref().map(|from| (&from.name, &from.items))),
+        (
+            "secret",
+            source.secret.as_ref().map(|from| (&from.name, &from.items)),
+        ),
+        (
+            "configMap",
+            source
+                .config_map
+                .as_ref()
+                .map(|from| (&from.name, &from.items)),
+        ),
     ];
     for (name, from) in named {
         let Some((object, list)) = from else { continue };
@@ -255,9 +319,17 @@ fn projection<'a>(found: &mut Found, source: &'a VolumeProjection, paths: &mut B
         let at = at.child("serviceAccountToken");
         let seconds_at = at.child("expirationSeconds");
         if seconds < 600 {
-            found.invalid(&seconds_at, seconds, "may not specify a duration less than 10 minutes");
+            found.invalid(
+                &seconds_at,
+                seconds,
+                "may not specify a duration less than 10 minutes",
+            );
         } else if seconds > 1 << 32 {
-            found.invalid(&seconds_at, seconds, "may not specify a duration larger than 2^32 seconds");
+            found.invalid(
+                &seconds_at,
+                seconds,
+                "may not specify a duration larger than 2^32 seconds",
+            );
         }
         if token.path.is_empty() {
             found.required(&whole.child("path"), "");
@@ -269,7 +341,11 @@ fn projection<'a>(found: &mut Found, source: &'a VolumeProjection, paths: &mut B
         count += 1;
         let at = at.child("clusterTrustBundle");
         match (&bundle.name, &bundle.signer_name) {
-            (Some(_), Some(_)) => found.invalid(&at, json!(bundle), "only one of name and signerName may be used"),
+            (Some(_), Some(_)) => found.invalid(
+                &at,
+                json!(bundle),
+                "only one of name and signerName may be used",
+            ),
             (None, None) => found.required(&at, "either name or signerName must be specified"),
             _ => {}
         }
@@ -315,17 +391,50 @@ mod tests {
     fn volumes() {
         for (given, want) in [
             (json!([{"name": "v", "emptyDir": {}}]), "[]"),
-            (json!([{"name": "v"}]), "v[0]: Required value: must specify a volume type"),
-            (json!([{"name": "V", "emptyDir": {}}]), "v[0].name: Invalid value: \"V\": a lowercase RFC 1123 label"),
-            (json!([{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]), "v[1].name: Duplicate value: \"v\""),
-            (json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]), "v[0].hostPath: Forbidden: may not specify more than 1 volume type"),
-            (json!([{"name": "v", "hostPath": {"path": "/a/../b"}}]), "v[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"),
-            (json!([{"name": "v", "hostPath": {"path": "/a", "type": "Disc"}}]), "v[0].hostPath.type: Unsupported value: \"Disc\": supported values: \"\", \"BlockDevice\""),
-            (json!([{"name": "v", "secret": {}}]), "v[0].secret.secretName: Required value"),
-            (json!([{"name": "v", "configMap": {"name": "c", "defaultMode": 512}}]), "v[0].configMap.defaultMode: Invalid value: 512: must be a number between 0 and 0777"),
-            (json!([{"name": "v", "configMap": {"name": "c", "items": [{"key": "k", "path": "/x"}]}}]), "v[0].configMap.items[0].path: Invalid value: \"/x\": must be a relative path"),
-            (json!([{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 5}}]}}]), "v[0].projected.sources[0].serviceAccountToken.expirationSeconds: Invalid value: 5: may not specify"),
-            (json!([{"name": "v", "downwardAPI": {"items": [{"path": "p", "fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}]}}]), "v[0].downwardAPI.fieldRef.fieldPath: Unsupported value: \"spec.nodeName\""),
+            (
+                json!([{"name": "v"}]),
+                "v[0]: Required value: must specify a volume type",
+            ),
+            (
+                json!([{"name": "V", "emptyDir": {}}]),
+                "v[0].name: Invalid value: \"V\": a lowercase RFC 1123 label",
+            ),
+            (
+                json!([{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]),
+                "v[1].name: Duplicate value: \"v\"",
+            ),
+            (
+                json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]),
+                "v[0].hostPath: Forbidden: may not specify more than 1 volume type",
+            ),
+            (
+                json!([{"name": "v", "hostPath": {"path": "/a/../b"}}]),
+                "v[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+            ),
+            (
+                json!([{"name": "v", "hostPath": {"path": "/a", "type": "Disc"}}]),
+                "v[0].hostPath.type: Unsupported value: \"Disc\": supported values: \"\", \"BlockDevice\"",
+            ),
+            (
+                json!([{"name": "v", "secret": {}}]),
+                "v[0].secret.secretName: Required value",
+            ),
+            (
+                json!([{"name": "v", "configMap": {"name": "c", "defaultMode": 512}}]),
+                "v[0].configMap.defaultMode: Invalid value: 512: must be a number between 0 and 0777",
+            ),
+            (
+                json!([{"name": "v", "configMap": {"name": "c", "items": [{"key": "k", "path": "/x"}]}}]),
+                "v[0].configMap.items[0].path: Invalid value: \"/x\": must be a relative path",
+            ),
+            (
+                json!([{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 5}}]}}]),
+                "v[0].projected.sources[0].serviceAccountToken.expirationSeconds: Invalid value: 5: may not specify",
+            ),
+            (
+                json!([{"name": "v", "downwardAPI": {"items": [{"path": "p", "fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}]}}]),
+                "v[0].downwardAPI.fieldRef.fieldPath: Unsupported value: \"spec.nodeName\"",
+            ),
         ] {
             let volumes: Vec<Volume> = serde_json::from_value(given.clone()).unwrap();
             let mut found = Found::new();

@@ -12,7 +12,11 @@ use crate::found::{At, Found, text};
 use crate::names;
 
 pub fn is_headless(spec: &ServiceSpec) -> bool {
-    spec.cluster_ip.as_deref() == Some("None") || spec.cluster_ips.as_ref().is_some_and(|ips| ips.len() == 1 && ips[0] == "None")
+    spec.cluster_ip.as_deref() == Some("None")
+        || spec
+            .cluster_ips
+            .as_ref()
+            .is_some_and(|ips| ips.len() == 1 && ips[0] == "None")
 }
 
 fn list(spec: &ServiceSpec) -> &[String] {
@@ -69,8 +73,14 @@ pub fn validate(found: &mut Found, spec: &ServiceSpec, at: &At) {
     let ips_at = at.child("clusterIPs");
     match (text(&spec.cluster_ip), ips.first()) {
         (Some(_), None) => found.required(&ips_at, ""),
-        (Some(ip), Some(first)) if ip != first => found.invalid(&ips_at, json!(ips), "first value must match `clusterIP`"),
-        (None, Some(_)) => found.invalid(&ips_at, json!(ips), "must be empty when `clusterIP` is not specified"),
+        (Some(ip), Some(first)) if ip != first => {
+            found.invalid(&ips_at, json!(ips), "first value must match `clusterIP`")
+        }
+        (None, Some(_)) => found.invalid(
+            &ips_at,
+            json!(ips),
+            "must be empty when `clusterIP` is not specified",
+        ),
         _ => {}
     }
     let families = spec.ip_families.as_deref().unwrap_or_default();
@@ -95,7 +105,11 @@ pub fn validate(found: &mut Found, spec: &ServiceSpec, at: &At) {
     for (index, ip) in ips.iter().enumerate() {
         if index == 0 && ip == "None" {
             if ips.len() > 1 {
-                found.invalid(&ips_at, json!(ips), "'None' must be the first and only value");
+                found.invalid(
+                    &ips_at,
+                    json!(ips),
+                    "'None' must be the first and only value",
+                );
             }
             continue;
         }
@@ -107,14 +121,25 @@ pub fn validate(found: &mut Found, spec: &ServiceSpec, at: &At) {
     if found.len() > before {
         return;
     }
-    let six: Vec<bool> = ips.iter().map(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6())).collect();
+    let six: Vec<bool> = ips
+        .iter()
+        .map(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()))
+        .collect();
     if six.len() > 1 && six[0] == six[1] {
-        found.invalid(&ips_at, json!(ips), "may specify no more than one IP for each IP family");
+        found.invalid(
+            &ips_at,
+            json!(ips),
+            "may specify no more than one IP for each IP family",
+        );
     }
     if !is_headless(spec) {
         for (index, (ip, family)) in ips.iter().zip(families).enumerate() {
             if (family == "IPv6") != six[index] {
-                found.invalid(&ips_at.index(index), ip.as_str(), format!("expected an {family} value as indicated by `ipFamilies[{index}]`"));
+                found.invalid(
+                    &ips_at.index(index),
+                    ip.as_str(),
+                    format!("expected an {family} value as indicated by `ipFamilies[{index}]`"),
+                );
             }
         }
     }
@@ -141,10 +166,22 @@ pub fn validate_change(found: &mut Found, new: &ServiceSpec, old: &ServiceSpec, 
     }
 }
 
-fn compare(found: &mut Found, name: &str, singular: &str, new: &[String], old: &[String], single: bool, at: &At) {
+fn compare(
+    found: &mut Found,
+    name: &str,
+    singular: &str,
+    new: &[String],
+    old: &[String],
+    single: bool,
+    at: &At,
+) {
     let list_at = at.child(name);
     if new.is_empty() && !old.is_empty() {
-        found.invalid(&list_at.index(0), json!(new), format!("primary {singular} can not be unset"));
+        found.invalid(
+            &list_at.index(0),
+            json!(new),
+            format!("primary {singular} can not be unset"),
+        );
     }
     for (index, (after, before)) in new.iter().zip(old).enumerate() {
         if after != before {
