@@ -43,7 +43,7 @@ impl StoreConfig {
     /// A single voter on disk with default limits.
     pub fn single(dir: impl Into<PathBuf>, keys_dir: impl Into<PathBuf>) -> Self {
         // Nobody lags behind a lone voter, and a start reads the whole log.
-        let limits = Limits { log_entries: 5_000, log_bytes: 32 << 20, ..Limits::default() };
+        let limits = Limits { log_entries: 5_000, log_bytes: 32 << 20, tail_bytes: 8 << 20, ..Limits::default() };
         StoreConfig {
             dir: dir.into(),
             keys_dir: keys_dir.into(),

@@ -48,7 +48,7 @@ impl State {
     }
 
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (&Arc<str>, &Objects)> {
-        self.kinds.iter().map(|(prefix, objects)| (prefix, objects))
+        self.kinds.iter()
     }
 
     pub(crate) fn kind(&self, prefix: &str) -> Option<&Objects> {

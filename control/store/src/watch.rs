@@ -205,10 +205,10 @@ impl Past {
             return Err(Gone);
         }
         let first = self.events.partition_point(|event| event.revision <= after);
-        let mut scanned = self.events.range(first..).take(limit).take_while(|event| event.revision <= until).peekable();
+        let scanned = self.events.range(first..).take(limit).take_while(|event| event.revision <= until);
         let mut last = after;
         let mut count = 0;
-        while let Some(event) = scanned.next() {
+        for event in scanned {
             count += 1;
             last = event.revision;
             if range.contains(&event.entry.key) {

@@ -13,8 +13,11 @@ use super::{Backend, StateOp};
 struct Trees {
     log: BTreeMap<u64, Vec<u8>>,
     meta: BTreeMap<String, Vec<u8>>,
-    state: BTreeMap<u64, (BTreeMap<Key, Vec<u8>>, Option<Vec<u8>>)>,
+    state: BTreeMap<u64, Generation>,
 }
+
+/// Objects, and the record of what was applied.
+type Generation = (BTreeMap<Key, Vec<u8>>, Option<Vec<u8>>);
 
 /// A disk in memory, shared by those that open it in turn.
 #[derive(Clone, Default)]
