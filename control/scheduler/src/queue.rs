@@ -104,7 +104,7 @@ impl Queue {
 
     /// Something changed that may help these of the hopeless.
     pub fn wake(&mut self, now: Instant, helped: impl Fn(&ObjectName) -> bool) {
-        let names: Vec<ObjectName> = self.hopeless.iter().map(|(_, name)| name.clone()).filter(helped).collect();
+        let names: Vec<ObjectName> = self.hopeless.iter().filter(|(_, name)| helped(name)).map(|(_, name)| name.clone()).collect();
         for name in names {
             self.leave(&name);
             self.ready_or_back_off(&name, now);

@@ -1,6 +1,6 @@
 //! What the scheduler knows and what it makes of it: changes come in, steps to carry out go out. No task, no socket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use caravel_api::{ApiError, Kind, ObjectName, time};
@@ -34,6 +34,8 @@ pub struct Scheduler {
     queue: Queue,
     /// Pods that wait, as they were last seen.
     waiting: HashMap<ObjectName, PodView>,
+    /// Those of them that a pod's coming may help.
+    looking: HashSet<ObjectName>,
     /// Where the next look at nodes begins.
     start: usize,
 }
@@ -84,16 +86,19 @@ impl Scheduler {
             view.pods.resolve(|selector| peers::namespaces(selector, cluster));
             if self.cluster.set_pod(view) {
                 self.queue.wake(now, |_| true);
-            } else {
+            } else if !self.looking.is_empty() {
                 // A pod that came may be the one that others want to be near to, or evens the spread.
-                let waiting = &self.waiting;
-                let looks_at_pods = |view: &PodView| !view.pods.near.is_empty() || !view.spread.is_empty();
-                self.queue.wake(now, |name| waiting.get(name).is_some_and(looks_at_pods));
+                self.queue.wake(now, |name| self.looking.contains(name));
             }
         } else if pod::is_ours(&pod) {
             let same = self.waiting.get(&name).is_some_and(|old| *old == view);
             if !same {
                 self.queue.add(&name, view.priority, view.created, now);
+                if view.pods.near.is_empty() && view.spread.is_empty() {
+                    self.looking.remove(&name);
+                } else {
+                    self.looking.insert(name.clone());
+                }
                 self.waiting.insert(name, view);
             }
         } else {
@@ -104,6 +109,7 @@ impl Scheduler {
     fn waits_no_more(&mut self, name: &ObjectName) {
         self.queue.remove(name);
         self.waiting.remove(name);
+        self.looking.remove(name);
         self.cluster.forget_nomination(name);
     }
 

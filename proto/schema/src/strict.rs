@@ -3,9 +3,11 @@
 //! Upstream: `sigs.k8s.io/json` strict decoding: `unknown field "spec.foo"`, `duplicate field "spec.replicas"`. A field
 //! nobody knows is named once, whatever is in it. Nothing is decoded here and no value is kept.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
+use std::fmt::{self, Write};
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::tree::{Shape, TypeRef};
@@ -72,7 +74,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let mut seen_fields = 0u128;
         let mut seen_keys: HashSet<String> = HashSet::new();
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+        while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
             let below = match self.ty.shape() {
                 Shape::Struct { fields, .. } => match fields.binary_search_by(|field| (*field.name).cmp(&key)) {
                     Err(_) => {
@@ -114,7 +116,8 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         let before = self.found.path.len();
         let mut index = 0;
         loop {
-            self.found.path.push_str(&format!("[{index}]"));
+            // Writing to a String cannot fail.
+            let _ = write!(self.found.path, "[{index}]");
             let next = list.next_element_seed(Walk { ty: below, found: self.found })?;
             self.found.path.truncate(before);
             if next.is_none() {
@@ -143,6 +146,10 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         Ok(())
     }
 }
+
+/// A key as it stands in the bytes, where it has no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Walk<'_, '_> {
     fn twice(&mut self, seen: &mut HashSet<String>, key: &str) {

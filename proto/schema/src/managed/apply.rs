@@ -31,6 +31,7 @@ pub(super) fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writ
     let last = others.iter().position(|entry| entry.belongs_to(&mine)).map(|index| others.remove(index));
 
     let mut result = walk::merge(base, applied, ty);
+    keep_servers_own(&mut result, base, applied);
     if let Some(last) = &last {
         result = prune(result, &last.fields, &mine.fields, &others, ty);
     }
@@ -61,6 +62,19 @@ pub(super) fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writ
     others.push(mine);
     entries::store(&mut result, others);
     Ok(result)
+}
+
+/// `creationTimestamp: null`, as kubectl prints it, takes nothing away.
+fn keep_servers_own(result: &mut Value, base: &Value, applied: &Value) {
+    let Some(metadata) = result.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    for key in track::SERVERS_OWN {
+        if applied["metadata"].get(key).is_some_and(Value::is_null) {
+            match base["metadata"].get(key) {
+                Some(live) => metadata.insert((*key).to_owned(), live.clone()),
+                None => metadata.remove(*key),
+            };
+        }
+    }
 }
 
 fn unchanged(last: &Entry, mine: &Entry) -> bool {

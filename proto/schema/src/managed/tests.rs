@@ -132,6 +132,16 @@ fn apply_creates_repeats_and_removes() {
 }
 
 #[test]
+fn what_kubectl_prints_can_be_applied() {
+    let mut live = applied(None, map(json!({"a": "1"})), "one", false).unwrap();
+    live["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    live["metadata"]["uid"] = json!("u");
+    let mut printed = map(json!({"a": "1"}));
+    printed["metadata"]["creationTimestamp"] = Value::Null;
+    assert_eq!(applied(Some(&live), printed, "one", false).unwrap(), live);
+}
+
+#[test]
 fn apply_refuses_what_others_own_unless_forced() {
     let created = tracked(None, map(json!({"a": "1", "b": "2"})), MAP, &writer("one"));
     let refused = applied(Some(&created), map(json!({"a": "9"})), "two", false).unwrap_err();

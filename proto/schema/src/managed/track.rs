@@ -11,7 +11,7 @@ use super::walk::{self, Difference, field_key};
 use crate::tree::{Shape, TypeRef};
 
 /// What nobody owns: identity and what the server itself keeps.
-const SERVERS_OWN: &[&str] =
+pub(super) const SERVERS_OWN: &[&str] =
     &["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"];
 
 /// Parts that a Go object has even when it is empty: their first appearance is not a change of theirs.
