@@ -20,6 +20,9 @@ pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
 /// A whole body must have arrived after this.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How much of a body that is too large is read and thrown away, and for how long.
+const DRAIN: usize = 32 * 1024 * 1024;
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// Pieces in which a list is sent.
 const PIECE: usize = 64 * 1024;
 
@@ -54,13 +57,28 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// # Errors
 /// See [`ReadError`].
 pub async fn read(body: Body) -> Result<Bytes, ReadError> {
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(ReadError::TooLarge);
+    let mut body = body;
+    let known = body.size_hint().lower() > MAX_BODY as u64;
+    let read = if known { Err(ReadError::TooLarge) } else { tokio::time::timeout(BODY_DEADLINE, collect(&mut body)).await.map_err(|_| ReadError::Slow)? };
+    if matches!(read, Err(ReadError::TooLarge)) {
+        // A client that is still sending reads no answer: let it finish, within reason.
+        let _ = tokio::time::timeout(DRAIN_DEADLINE, drain(&mut body)).await;
     }
-    tokio::time::timeout(BODY_DEADLINE, collect(body)).await.map_err(|_| ReadError::Slow)?
+    read
 }
 
-async fn collect(mut body: Body) -> Result<Bytes, ReadError> {
+async fn drain(body: &mut Body) {
+    let mut left = DRAIN;
+    while let Some(Ok(frame)) = body.frame().await {
+        let size = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(size) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+async fn collect(body: &mut Body) -> Result<Bytes, ReadError> {
     let mut first: Option<Bytes> = None;
     let mut more = BytesMut::new();
     while let Some(frame) = body.frame().await {

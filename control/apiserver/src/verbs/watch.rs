@@ -196,8 +196,7 @@ impl Form {
             }
             _ => json!({ "kind": self.row.kind, "apiVersion": self.row.api_version(), "metadata": metadata }),
         };
-        let text = json!({ "type": "BOOKMARK", "object": object });
-        Ok(Bytes::from(format!("{text}\n")))
+        Ok(Bytes::from(format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n")))
     }
 }
 
