@@ -44,11 +44,6 @@ pub fn access<V: RbacView + NodeView + ?Sized>(user: &UserInfo, resource: Option
 pub fn rules<V: RbacView + NodeView + ?Sized>(user: &UserInfo, namespace: &str, view: &V) -> SubjectRulesReviewStatus {
     let (rules, mut errors) = rbac::rules_for(user, namespace, view);
     let mut status = SubjectRulesReviewStatus { incomplete: false, evaluation_error: None, resource_rules: vec![], non_resource_rules: vec![] };
-    if user.is_master() {
-        let all = || vec!["*".to_owned()];
-        status.resource_rules.push(ResourceRule { api_groups: Some(all()), resources: Some(all()), resource_names: None, verbs: all() });
-        status.non_resource_rules.push(NonResourceRule { non_resource_urls: Some(all()), verbs: all() });
-    }
     for rule in rules {
         if rule.resources.as_ref().is_some_and(|r| !r.is_empty()) {
             status.resource_rules.push(ResourceRule { api_groups: rule.api_groups, resources: rule.resources, resource_names: rule.resource_names, verbs: rule.verbs.clone() });

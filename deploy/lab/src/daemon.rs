@@ -57,7 +57,7 @@ pub fn give_token(layout: &Layout, host: &str, token: &str) -> anyhow::Result<()
     let path = layout.host_file(host, TOKEN_FILE).context("the token's file")?;
     fs::write(&path, "")?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    fs::write(&path, format!("{token}\n")).with_context(|| format!("write {}", path.display()))
+    fs::write(&path, format!("{}\n", token.trim())).with_context(|| format!("write {}", path.display()))
 }
 
 /// Starts the host's daemon, if it does not run.

@@ -34,7 +34,7 @@ fn rules(layout: &Layout, record: &Record) -> String {
     } else {
         format!("chain forward {{ type filter hook forward priority filter; iifname \"{bridge}\" oifname != \"{bridge}\" reject; }}")
     };
-    format!("table ip {table} {{ {body} }}\n")
+    format!("table ip {table} {{\n{body}\n}}\n")
 }
 
 /// A pair between the bridge and the host's namespace, where it is `eth0` with the host's address.

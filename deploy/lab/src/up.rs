@@ -5,8 +5,8 @@ use crate::record::{self, Host, Record};
 use crate::{cgroups, daemon, down, host, links, subnet};
 use anyhow::Context as _;
 use caravel_client::{Kubeconfig, connect};
-use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{Api, ListParams, PostParams};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams};
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -38,10 +38,12 @@ pub async fn up(layout: &Layout, options: &UpOptions) -> anyhow::Result<()> {
     check(options)?;
     if layout.record().exists() {
         let record = Record::load(layout)?;
-        if layout.pin(&record.hosts[0].name, "mnt").exists() && record.servers().count() == options.servers && record.nodes().count() == options.nodes {
+        let pinned = record.hosts.iter().all(|host| layout.pin(&host.name, "mnt").exists());
+        if pinned && record.servers().count() == options.servers && record.nodes().count() == options.nodes {
             return resume(layout, &record).await;
         }
-        anyhow::bail!("there is another lab in {} already; remove it with `caravel lab down --dir {}`", layout.dir().display(), layout.dir().display());
+        anyhow::ensure!(!pinned, "there is another lab in {} already; remove it with `caravel lab down --dir {}`", layout.dir().display(), layout.dir().display());
+        // What is left of a lab after a reboot, or of an `up` that did not come far: it is made anew.
     }
     let progress = Progress::begin();
     match build(layout, options, &progress).await {
@@ -105,8 +107,7 @@ async fn start(layout: &Layout, record: &Record, progress: &Progress) -> anyhow:
     let client = server_ready(layout, record, progress).await?;
     for node in record.nodes() {
         if !layout.host_file(&node.name, daemon::TOKEN_FILE).is_some_and(|file| file.exists()) {
-            let token = new_token(layout, &client, node).await.with_context(|| format!("make a join token for {}", node.name))?;
-            daemon::give_token(layout, &node.name, &token)?;
+            daemon::give_token(layout, &node.name, &join_token(layout, record)?)?;
         }
         progress.say(&format!("starting {}", node.name));
         daemon::start(layout, node)?;
@@ -193,20 +194,18 @@ async fn server_ready(layout: &Layout, record: &Record, progress: &Progress) -> 
     }
 }
 
+/// The token that the first server made for its cluster.
+fn join_token(layout: &Layout, record: &Record) -> anyhow::Result<String> {
+    let server = record.servers().next().context("the lab has no server")?;
+    let file = layout.host_file(&server.name, "/var/lib/caravel/server/node-token").context("the join token")?;
+    fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+}
+
 async fn ready(kubeconfig: &Kubeconfig) -> anyhow::Result<kube::Client> {
     let client = connect::connect(&kubeconfig.config()).await?;
     let request = http::Request::get("/readyz").body(Vec::new())?;
     tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await.context("/readyz does not answer")??;
     Ok(client)
-}
-
-async fn new_token(layout: &Layout, client: &kube::Client, node: &Host) -> anyhow::Result<String> {
-    let ca = Kubeconfig::parse(&fs::read_to_string(layout.kubeconfig())?)?.ca;
-    let hash = caravel_auth::certificate::hash_of_first(&ca).context("the kubeconfig's CA")?;
-    let (token, stored) = caravel_auth::join::create(&hash, None, &format!("lab host {}", node.name));
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), caravel_auth::join::SECRET_NAMESPACE);
-    secrets.create(&PostParams::default(), &stored.to_secret()?).await?;
-    Ok(token.to_string())
 }
 
 async fn nodes_ready(layout: &Layout, record: &Record, client: &kube::Client, progress: &Progress) -> anyhow::Result<()> {

@@ -1,0 +1,74 @@
+//! `caravel lab`: the commands' shell around the lab crate.
+
+use crate::cli::{LabCommand, LabDir, LabImageCommand, Output};
+use anyhow::Context as _;
+use caravel_lab::{Layout, Record, UpOptions, daemon, down, enter, environment, status, up};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
+    let layout = |dir: &LabDir| Layout::new(&dir.dir);
+    match command {
+        LabCommand::Up { dir, servers, nodes, images, isolated, server_config, node_config } => {
+            let options = UpOptions { servers, nodes, masquerade: !isolated, images, server_config, node_config };
+            up::up(&layout(&dir)?, &options).await?;
+            if dir.dir == Path::new(caravel_lab::layout::DEFAULT_DIR) {
+                eprintln!("next: eval \"$(caravel lab env)\"; kubectl get nodes");
+            } else {
+                eprintln!("next: eval \"$(caravel lab env --dir {})\"; kubectl get nodes", dir.dir.display());
+            }
+        }
+        LabCommand::Down { dir } => down::down(&layout(&dir)?)?,
+        LabCommand::Status { dir, output } => {
+            let status = status::status(&layout(&dir)?)?;
+            match output {
+                Output::Json => println!("{}", serde_json::to_string(&status)?),
+                Output::Table => print!("{}", status.table()),
+            }
+        }
+        LabCommand::Exec { dir, host, command } => {
+            let layout = layout(&dir)?;
+            let host = Record::load(&layout)?.host(&host)?.name.clone();
+            return exec(&layout, &host, &command);
+        }
+        LabCommand::Stop { dir, host } => on_host(&layout(&dir)?, &host, daemon::stop)?,
+        LabCommand::Start { dir, host } => on_host(&layout(&dir)?, &host, daemon::start)?,
+        LabCommand::Kill { dir, host } => on_host(&layout(&dir)?, &host, daemon::kill)?,
+        LabCommand::Env { dir } => print!("{}", environment::exports(&layout(&dir)?)?),
+        LabCommand::Balance { dir } => {
+            let layout = layout(&dir)?;
+            tokio::select! {
+                result = caravel_lab::balance::run(&layout) => result?,
+                () = crate::tasks::terminated() => {}
+            }
+        }
+        LabCommand::Image(LabImageCommand::Import { dir, files }) => {
+            let layout = layout(&dir)?;
+            let caravel = daemon::program()?;
+            let files = files.iter().map(|f| f.canonicalize().with_context(|| format!("{}", f.display()))).collect::<Result<Vec<_>, _>>()?;
+            for node in Record::load(&layout)?.nodes() {
+                let mut argv: Vec<std::ffi::OsString> = vec![caravel.clone().into(), "image".into(), "import".into()];
+                argv.extend(files.iter().map(|f| f.clone().into_os_string()));
+                let code = exec(&layout, &node.name, &argv)?;
+                if code != ExitCode::SUCCESS {
+                    return Ok(code);
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn on_host(layout: &Layout, host: &str, act: fn(&Layout, &caravel_lab::Host) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let record = Record::load(layout)?;
+    act(layout, record.host(host)?)
+}
+
+/// The command's exit status becomes ours; killed by a signal, 128 + the signal, as shells say it.
+fn exec(layout: &Layout, host: &str, command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    let [program, args @ ..] = command else { anyhow::bail!("no command is given") };
+    let status = enter::command(layout, host, program)?.args(args).current_dir("/").status().with_context(|| format!("run {} on {host}", program.to_string_lossy()))?;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
