@@ -97,7 +97,7 @@ impl CarryOut<'_> {
             Action::Create { note, .. } | Action::Delete { note, .. } => (action.to_string(), note.clone()),
             other => (other.to_string(), None),
         };
-        let delete = matches!(action, Action::Delete { .. });
+        let create = matches!(action, Action::Create { .. });
         tracing::debug!(controller = self.identity, action = line, "carrying out");
         let result = timeout(DEADLINE, self.hand.apply(self.epoch, self.identity, action))
             .await
@@ -109,8 +109,8 @@ impl CarryOut<'_> {
                 }
                 Ok(Some(applied))
             }
-            // Gone already is what was wanted.
-            Err(error) if delete && error.is_not_found() => Ok(None),
+            // Gone already is what was wanted, or makes the rest pointless: the next look sees it.
+            Err(error) if !create && error.is_not_found() => Ok(None),
             Err(error) => {
                 if let Some(note) = note {
                     self.emit(tell(&note, self.identity, Err(&error)));

@@ -1,7 +1,7 @@
 //! What happened, for people: Events, with upstream's aggregation of similar ones and its limit on spam.
 //!
-//! Follows `k8s.io/client-go/tools/record/events_cache.go`: the same event again raises a count; more than ten similar
-//! ones in ten minutes are combined; one source may tell of one object 25 times at once and then once in 5 minutes.
+//! Follows `k8s.io/client-go/tools/record/events_cache.go`: the same event again raises a count; ten similar ones
+//! in ten minutes are combined; one source may tell of one object 25 times at once and then once in 5 minutes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// Ten similar events are told one by one.
-const AGGREGATE_ABOVE: usize = 10;
+/// The tenth similar event and those after it are combined (`defaultAggregateMaxEvents`).
+const AGGREGATE_FROM: usize = 10;
 const AGGREGATE_SECONDS: i64 = 600;
 const SPAM_BURST: f64 = 25.0;
 const SPAM_PER_SECOND: f64 = 1.0 / 300.0;
@@ -142,7 +142,7 @@ impl Correlator {
         }
         *last = now;
         messages.insert(record.message.clone());
-        let combined = messages.len() > AGGREGATE_ABOVE;
+        let combined = messages.len() >= AGGREGATE_FROM;
         if combined {
             messages.pop_last();
         }
@@ -202,7 +202,7 @@ mod tests {
         let mut correlator = Correlator::default();
         assert_eq!(told(&mut correlator, "a", 1), "new a");
         assert_eq!(told(&mut correlator, "a", 2), "again n/p.1 x2 a");
-        for at in 0..9 {
+        for at in 0..8 {
             assert_eq!(told(&mut correlator, &format!("m{at}"), 10 + at), format!("new m{at}"));
         }
         assert_eq!(told(&mut correlator, "x", 30), "new (combined from similar events): x");

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::action::{Action, Note, Plan, name_of, reference};
 use crate::events::EventRecord;
+use crate::identity::service_account::is_active;
 use crate::row::{Changed, Row, Situation, itself, its_controller, on};
 use crate::workload::{claim, history, pods, progress, scaling};
 
@@ -157,6 +158,9 @@ impl<'a> Rollout<'a> {
 
     /// Asks for a set with the present template. Upstream's `getNewReplicaSet` where there is none.
     fn create_new(&mut self, cluster: &Snapshot, situation: &Situation<'_>) -> Plan {
+        if !is_active(cluster, self.deployment.metadata.namespace.as_deref().unwrap_or_default()) {
+            return Plan::nothing();
+        }
         let replicas = scaling::new_set_replicas(self.deployment, self.total(), 0);
         let mut set = history::new_set(self.deployment, replicas);
         let wanted = scaling::wanted(self.deployment);
@@ -272,6 +276,8 @@ mod tests {
     use crate::testing::plan;
 
     const WEB: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: a, uid: a}}
+---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web, namespace: a, uid: d1, generation: 2, annotations: {deployment.kubernetes.io/revision: '1'}}

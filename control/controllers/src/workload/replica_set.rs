@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{Action, Note, Plan, reference};
+use crate::identity::service_account::is_active;
 use crate::row::{Changed, Row, Situation, itself, its_controller, on};
 use crate::workload::{claim, pods, ranking};
 
@@ -68,7 +69,9 @@ fn wanted(set: &ReplicaSet) -> usize {
 fn scale(cluster: &Snapshot, set: &ReplicaSet, active: &[Arc<Pod>], situation: &Situation<'_>, plan: &mut Plan) -> Result<(), Undecodable> {
     let wanted = wanted(set);
     let note = Note { about: reference(set), done: ("SuccessfulCreate", "Created pod: {name}".to_owned()), failed: ("FailedCreate", "Error creating: {error}".to_owned()) };
-    for _ in active.len()..wanted.min(active.len() + BURST) {
+    // A namespace on its way out refuses every pod.
+    let room = if is_active(cluster, set.metadata.namespace.as_deref().unwrap_or_default()) { wanted.min(active.len() + BURST) } else { 0 };
+    for _ in active.len()..room {
         plan.push(Action::create(&pod(set)).noted(note.clone()));
     }
     if active.len() > wanted {
@@ -168,6 +171,8 @@ mod tests {
     use crate::testing::plan;
 
     const SET: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: a, uid: a}}
+---
 apiVersion: apps/v1
 kind: ReplicaSet
 metadata: {name: web, namespace: a, uid: s1, generation: 1}
