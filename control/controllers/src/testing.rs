@@ -19,15 +19,15 @@ use crate::settings::Settings;
 pub const NOW: &str = "2026-01-01T00:01:00Z";
 
 pub fn now() -> Timestamp {
-    NOW.parse().unwrap()
+    NOW.parse().expect("a time")
 }
 
 pub async fn cluster(objects: &[impl AsRef<str>]) -> (Store, Arc<FakeHand>) {
-    let store = Store::memory().await.unwrap();
+    let store = Store::memory().await.expect("memory opens");
     let hand = Arc::new(FakeHand::new(store.clone()));
     for text in objects {
         for document in serde_yaml_ng::Deserializer::from_str(text.as_ref()) {
-            hand.put(&Value::deserialize(document).unwrap()).await.unwrap();
+            hand.put(&Value::deserialize(document).expect("YAML")).await.expect("a good object");
         }
     }
     (store, hand)
@@ -39,7 +39,7 @@ pub fn name(text: &str) -> ObjectName {
 
 pub fn decide(row: &Row, cluster: &Snapshot, key: &str, settings: &Settings) -> Plan {
     let last = Outcomes::default();
-    (row.reconcile)(cluster, &name(key), &Situation { last: &last, now: now(), settings, since: "2025-12-31T00:00:00Z".parse().unwrap() }).unwrap()
+    (row.reconcile)(cluster, &name(key), &Situation { last: &last, now: now(), settings, since: "2025-12-31T00:00:00Z".parse().expect("a time") }).expect("readable objects")
 }
 
 /// The plan for `key` in a cluster of these objects, as text.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use caravel_api::{ObjectName, Selector};
+use caravel_api::{Kind, ObjectName, Selector};
 use caravel_store::{Snapshot, Undecodable};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -42,7 +42,12 @@ pub fn of_pod(changed: &Changed<'_>) -> Vec<ObjectName> {
     let now = &changed.entry.meta.labels;
     let before = changed.previous.map(|entry| &entry.meta.labels);
     let services = changed.cluster.all::<Service>(Some(&changed.meta().namespace)).filter_map(Result::ok);
-    let matches = |service: &Arc<Service>| selector(service).is_some_and(|selector| selector.matches(now) || before.is_some_and(|labels| selector.matches(labels)));
+    // Compared as maps: this runs for each change of each pod.
+    let selects = |wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let matches = |service: &Arc<Service>| {
+        let wanted = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|wanted| !wanted.is_empty());
+        wanted.is_some_and(|wanted| selects(wanted, now) || before.is_some_and(|labels| selects(wanted, labels)))
+    };
     services.filter(matches).map(|service| name_of(&*service)).collect()
 }
 
@@ -76,13 +81,11 @@ pub fn labels(service: &Service) -> BTreeMap<String, String> {
 /// Every pod with an address that the selector matches and that has not ended, by name.
 pub fn find(cluster: &Snapshot, service: &Service, selector: &Selector) -> Result<Vec<Backend>, Undecodable> {
     let mut backends = Vec::new();
-    for pod in cluster.all::<Pod>(service.metadata.namespace.as_deref()) {
-        let pod = pod?;
-        let labels = pod.metadata.labels.as_ref();
-        if pods::is_terminal(&pod) || !labels.is_some_and(|labels| selector.matches(labels)) {
-            continue;
+    for entry in cluster.list(&Pod::row().prefix(service.metadata.namespace.as_deref())).filter(|entry| selector.matches(&entry.meta.labels)) {
+        let pod = entry.decode::<Pod>()?;
+        if !pods::is_terminal(&pod) {
+            backends.extend(backend(&pod, service));
         }
-        backends.extend(backend(&pod, service));
     }
     Ok(backends)
 }

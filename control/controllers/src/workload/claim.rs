@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use caravel_api::{Kind, Selector};
+use caravel_api::{Kind, Meta, Selector};
+use caravel_store::{Snapshot, Undecodable};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::action::Action;
@@ -31,6 +32,15 @@ pub fn controller_reference<O: Kind>(owner: &O) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: Some(true),
     }
+}
+
+/// Objects of kind `K` that `owner` has or might take: nobody else's, judged without decoding the rest.
+pub fn candidates<K: Kind>(cluster: &Snapshot, namespace: &str, owner: &str, selector: &Selector) -> Result<Vec<Arc<K>>, Undecodable> {
+    let concerns = |meta: &Meta| match meta.controller() {
+        Some(controller) => controller.uid == owner,
+        None => selector.matches(&meta.labels),
+    };
+    cluster.list(&K::row().prefix(Some(namespace))).filter(|entry| concerns(&entry.meta)).map(|entry| entry.decode::<K>()).collect()
 }
 
 /// `adoptable` says which of the ownerless ones may be taken.

@@ -203,8 +203,9 @@ impl<'a> Rollout<'a> {
 
 fn reconcile(cluster: &Snapshot, key: &ObjectName, situation: &Situation<'_>) -> Result<Plan, Undecodable> {
     let Some(deployment) = cluster.get::<Deployment>(key)? else { return Ok(Plan::nothing()) };
-    let all = cluster.all::<ReplicaSet>(Some(&key.namespace)).collect::<Result<Vec<_>, _>>()?;
-    let claimed = claim::claim(all, &*deployment, &selector(&deployment), |_| true);
+    let selector = selector(&deployment);
+    let candidates = claim::candidates::<ReplicaSet>(cluster, &key.namespace, deployment.metadata.uid.as_deref().unwrap_or_default(), &selector)?;
+    let claimed = claim::claim(candidates, &*deployment, &selector, |_| true);
     if !claimed.actions.is_empty() {
         return Ok(Plan::of(claimed.actions));
     }

@@ -44,8 +44,9 @@ fn selector(set: &ReplicaSet) -> Selector {
 
 fn reconcile(cluster: &Snapshot, key: &ObjectName, situation: &Situation<'_>) -> Result<Plan, Undecodable> {
     let Some(set) = cluster.get::<ReplicaSet>(key)? else { return Ok(Plan::nothing()) };
-    let all = cluster.all::<Pod>(Some(&key.namespace)).collect::<Result<Vec<_>, _>>()?;
-    let claimed = claim::claim(all, &*set, &selector(&set), pods::is_active);
+    let selector = selector(&set);
+    let candidates = claim::candidates::<Pod>(cluster, &key.namespace, set.metadata.uid.as_deref().unwrap_or_default(), &selector)?;
+    let claimed = claim::claim(candidates, &*set, &selector, pods::is_active);
     if !claimed.actions.is_empty() {
         return Ok(Plan::of(claimed.actions));
     }
