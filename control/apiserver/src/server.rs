@@ -11,11 +11,14 @@ use caravel_exporter::{MetricsError, Registry, RequestMetrics};
 use caravel_schema::Schema;
 use caravel_store::{Epoch, Store};
 use http::{Request, Response};
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What the server is built from.
@@ -59,6 +62,27 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The certificate chain it showed, not yet believed.
     pub certificates: Arc<[CertificateDer<'static>]>,
+    /// Who the certificate was found to be, and when: verifying a chain costs more than most requests.
+    known: Arc<Mutex<Option<(Instant, UserInfo)>>>,
+}
+
+/// After this a connection's certificate is verified again, for it may have expired.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+
+impl Peer {
+    /// Somebody at an address, with the chain it showed (leaf first).
+    #[must_use]
+    pub fn new(address: Option<SocketAddr>, certificates: Vec<CertificateDer<'static>>) -> Self {
+        Self { address, certificates: certificates.into(), known: Arc::default() }
+    }
+
+    pub(crate) fn known(&self) -> Option<UserInfo> {
+        self.known.lock().as_ref().filter(|(at, _)| at.elapsed() < KNOWN_FOR).map(|(_, user)| user.clone())
+    }
+
+    pub(crate) fn remember(&self, user: &UserInfo) {
+        *self.known.lock() = Some((Instant::now(), user.clone()));
+    }
 }
 
 /// The API server.

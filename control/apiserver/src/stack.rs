@@ -12,10 +12,10 @@ use crate::server::{ApiServer, Peer};
 use crate::views::View;
 use caravel_api::ApiError;
 use caravel_auth::impersonation::{self, ImpersonationError};
-use caravel_auth::{Attributes, UserInfo};
+use caravel_auth::{Attributes, Method, UserInfo};
 use caravel_exporter::Observation;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const MAX_URI: usize = 64 * 1024;
 
 /// A request on its way: what is known of it.
 pub(crate) struct Ask {
-    pub method: Method,
+    pub method: http::Method,
     pub info: RequestInfo,
     pub query: Query,
     pub headers: HeaderMap,
@@ -97,7 +97,7 @@ async fn run(api: &Arc<ApiServer>, ask: &mut Ask, request: Request<Body>) -> Res
     authorize(api, ask)?;
     negotiate_form(ask)?;
     let _running = if ask.is_long_running() || ask.user.is_master() { None } else { Some(api.flow.enter().await?) };
-    let _counted = (!ask.is_long_running()).then(|| api.metrics.in_flight(!matches!(ask.method, Method::GET | Method::HEAD)));
+    let _counted = (!ask.is_long_running()).then(|| api.metrics.in_flight(!matches!(ask.method, http::Method::GET | http::Method::HEAD)));
     if ask.is_long_running() {
         return router::route(api, ask, request).await;
     }
@@ -119,9 +119,20 @@ fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Resu
         ask.user = user.clone();
         return Ok(());
     }
+    let proxied = ask.headers.contains_key("x-remote-user");
+    if let Some(user) = peer.filter(|_| !proxied).and_then(Peer::known) {
+        ask.user = user;
+        ask.headers.remove(header::AUTHORIZATION);
+        return Ok(());
+    }
     let snapshot = api.store.snapshot();
     match api.authenticator.authenticate(&ask.headers, certificates, &View(&snapshot)) {
-        Ok(Some(found)) => ask.user = found.user,
+        Ok(Some(found)) => {
+            if let Some(peer) = peer.filter(|_| found.method == Method::Certificate) {
+                peer.remember(&found.user);
+            }
+            ask.user = found.user;
+        }
         Ok(None) => {}
         Err(error) => {
             tracing::info!(%error, path = %ask.info.path, "unauthenticated");

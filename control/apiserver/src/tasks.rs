@@ -77,7 +77,7 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-    let peer = Peer { address: Some(address), certificates: certificates.into() };
+    let peer = Peer::new(Some(address), certificates);
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         let api = api.clone();
         request.extensions_mut().insert(peer.clone());
