@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use caravel_api::selector::{Operator, Requirement, Selector};
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec};
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec,
+};
 
 use crate::cluster::NodeView;
 
@@ -33,16 +35,35 @@ pub struct NodeTerm {
 
 impl NodeRules {
     pub fn read(spec: &PodSpec) -> NodeRules {
-        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        let affinity = spec
+            .affinity
+            .as_ref()
+            .and_then(|affinity| affinity.node_affinity.as_ref());
         let empty = BTreeMap::new();
         NodeRules {
-            selector: Selector::from_map(spec.node_selector.as_ref().unwrap_or(&empty)).requirements,
+            selector: Selector::from_map(spec.node_selector.as_ref().unwrap_or(&empty))
+                .requirements,
             required: affinity
-                .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
-                .map(|required| required.node_selector_terms.iter().map(NodeTerm::read).collect()),
+                .and_then(|affinity| {
+                    affinity
+                        .required_during_scheduling_ignored_during_execution
+                        .as_ref()
+                })
+                .map(|required| {
+                    required
+                        .node_selector_terms
+                        .iter()
+                        .map(NodeTerm::read)
+                        .collect()
+                }),
             preferred: affinity
                 .into_iter()
-                .flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+                .flat_map(|affinity| {
+                    affinity
+                        .preferred_during_scheduling_ignored_during_execution
+                        .iter()
+                        .flatten()
+                })
                 .map(|term| (i64::from(term.weight), NodeTerm::read(&term.preference)))
                 .collect(),
         }
@@ -54,8 +75,13 @@ impl NodeRules {
     }
 
     pub fn allow(&self, node: &NodeView) -> bool {
-        self.selector.iter().all(|requirement| requirement.matches(&node.labels))
-            && self.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
+        self.selector
+            .iter()
+            .all(|requirement| requirement.matches(&node.labels))
+            && self
+                .required
+                .as_ref()
+                .is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
     }
 
     /// The only nodes that can do, if every required term names them (upstream's `PreFilterResult`).
@@ -64,9 +90,15 @@ impl NodeRules {
         let mut all = BTreeSet::new();
         for term in terms {
             let mut names: Option<BTreeSet<&str>> = None;
-            for requirement in term.name.iter().filter(|requirement| requirement.operator == Operator::In) {
+            for requirement in term
+                .name
+                .iter()
+                .filter(|requirement| requirement.operator == Operator::In)
+            {
                 let these: BTreeSet<&str> = requirement.values.iter().map(String::as_str).collect();
-                names = Some(names.map_or(these.clone(), |names| names.intersection(&these).copied().collect()));
+                names = Some(names.map_or(these.clone(), |names| {
+                    names.intersection(&these).copied().collect()
+                }));
             }
             all.extend(names?);
         }
@@ -76,12 +108,25 @@ impl NodeRules {
 
 impl NodeTerm {
     fn read(term: &NodeSelectorTerm) -> NodeTerm {
-        let labels: Option<Vec<Requirement>> = term.match_expressions.iter().flatten().map(requirement).collect();
-        let name: Option<Vec<Requirement>> =
-            term.match_fields.iter().flatten().map(|field| requirement(field).filter(|field| field.key == "metadata.name")).collect();
+        let labels: Option<Vec<Requirement>> = term
+            .match_expressions
+            .iter()
+            .flatten()
+            .map(requirement)
+            .collect();
+        let name: Option<Vec<Requirement>> = term
+            .match_fields
+            .iter()
+            .flatten()
+            .map(|field| requirement(field).filter(|field| field.key == "metadata.name"))
+            .collect();
         let valid = labels.is_some() && name.is_some();
         let (labels, name) = (labels.unwrap_or_default(), name.unwrap_or_default());
-        NodeTerm { valid: valid && !(labels.is_empty() && name.is_empty()), labels, name }
+        NodeTerm {
+            valid: valid && !(labels.is_empty() && name.is_empty()),
+            labels,
+            name,
+        }
     }
 
     pub fn matches(&self, node: &NodeView) -> bool {
@@ -90,7 +135,12 @@ impl NodeTerm {
             Operator::NotIn => !requirement.values.contains(&node.name),
             _ => false,
         };
-        self.valid && self.labels.iter().all(|requirement| requirement.matches(&node.labels)) && self.name.iter().all(named)
+        self.valid
+            && self
+                .labels
+                .iter()
+                .all(|requirement| requirement.matches(&node.labels))
+            && self.name.iter().all(named)
     }
 }
 
@@ -104,7 +154,11 @@ fn requirement(written: &NodeSelectorRequirement) -> Option<Requirement> {
         "Lt" => Operator::LessThan,
         _ => return None,
     };
-    Some(Requirement { key: written.key.clone(), operator, values: written.values.iter().flatten().cloned().collect() })
+    Some(Requirement {
+        key: written.key.clone(),
+        operator,
+        values: written.values.iter().flatten().cloned().collect(),
+    })
 }
 
 /// Which pods a pod wants near or far.
@@ -128,20 +182,46 @@ pub struct PodTerm {
 
 impl PodRules {
     pub fn read(spec: &PodSpec, namespace: &str) -> PodRules {
-        let Some(affinity) = &spec.affinity else { return PodRules::default() };
+        let Some(affinity) = &spec.affinity else {
+            return PodRules::default();
+        };
         let mut rules = PodRules::default();
         if let Some(near) = &affinity.pod_affinity {
-            let required = near.required_during_scheduling_ignored_during_execution.iter().flatten();
-            rules.near = required.map(|term| PodTerm::read(term, namespace)).collect();
-            for term in near.preferred_during_scheduling_ignored_during_execution.iter().flatten() {
-                rules.preferred.push((i64::from(term.weight), PodTerm::read(&term.pod_affinity_term, namespace)));
+            let required = near
+                .required_during_scheduling_ignored_during_execution
+                .iter()
+                .flatten();
+            rules.near = required
+                .map(|term| PodTerm::read(term, namespace))
+                .collect();
+            for term in near
+                .preferred_during_scheduling_ignored_during_execution
+                .iter()
+                .flatten()
+            {
+                rules.preferred.push((
+                    i64::from(term.weight),
+                    PodTerm::read(&term.pod_affinity_term, namespace),
+                ));
             }
         }
         if let Some(far) = &affinity.pod_anti_affinity {
-            let required = far.required_during_scheduling_ignored_during_execution.iter().flatten();
-            rules.far = required.map(|term| PodTerm::read(term, namespace)).collect();
-            for term in far.preferred_during_scheduling_ignored_during_execution.iter().flatten() {
-                rules.preferred.push((-i64::from(term.weight), PodTerm::read(&term.pod_affinity_term, namespace)));
+            let required = far
+                .required_during_scheduling_ignored_during_execution
+                .iter()
+                .flatten();
+            rules.far = required
+                .map(|term| PodTerm::read(term, namespace))
+                .collect();
+            for term in far
+                .preferred_during_scheduling_ignored_during_execution
+                .iter()
+                .flatten()
+            {
+                rules.preferred.push((
+                    -i64::from(term.weight),
+                    PodTerm::read(&term.pod_affinity_term, namespace),
+                ));
             }
         }
         rules
@@ -155,7 +235,11 @@ impl PodRules {
     pub fn resolve(&mut self, selected: impl Fn(&Selector) -> Vec<String>) {
         let preferred = self.preferred.iter_mut().map(|(_, term)| term);
         for term in self.near.iter_mut().chain(&mut self.far).chain(preferred) {
-            if let Some(selector) = term.namespace_selector.as_ref().filter(|selector| !selector.is_empty()) {
+            if let Some(selector) = term
+                .namespace_selector
+                .as_ref()
+                .filter(|selector| !selector.is_empty())
+            {
                 term.namespaces.extend(selected(selector));
             }
         }
@@ -168,9 +252,14 @@ impl PodTerm {
         if namespaces.is_empty() && term.namespace_selector.is_none() {
             namespaces.insert(namespace.to_owned());
         }
-        let read = |selector| Selector::from_label_selector(Some(selector)).unwrap_or_else(|_| Selector::nothing());
+        let read = |selector| {
+            Selector::from_label_selector(Some(selector)).unwrap_or_else(|_| Selector::nothing())
+        };
         PodTerm {
-            selector: term.label_selector.as_ref().map_or_else(Selector::nothing, read),
+            selector: term
+                .label_selector
+                .as_ref()
+                .map_or_else(Selector::nothing, read),
             topology_key: term.topology_key.clone(),
             namespaces,
             namespace_selector: term.namespace_selector.as_ref().map(read),
@@ -178,7 +267,10 @@ impl PodTerm {
     }
 
     pub fn selects(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
-        let everywhere = self.namespace_selector.as_ref().is_some_and(Selector::is_empty);
+        let everywhere = self
+            .namespace_selector
+            .as_ref()
+            .is_some_and(Selector::is_empty);
         (everywhere || self.namespaces.contains(namespace)) && self.selector.matches(labels)
     }
 }
@@ -203,12 +295,22 @@ impl SpreadRule {
         let rules = spec.topology_spread_constraints.iter().flatten();
         rules
             .map(|rule| {
-                let mut selector = Selector::from_label_selector(rule.label_selector.as_ref()).unwrap_or_else(|_| Selector::nothing());
-                if !rule.match_label_keys.iter().flatten().any(|key| key.is_empty()) {
+                let mut selector = Selector::from_label_selector(rule.label_selector.as_ref())
+                    .unwrap_or_else(|_| Selector::nothing());
+                if !rule
+                    .match_label_keys
+                    .iter()
+                    .flatten()
+                    .any(|key| key.is_empty())
+                {
                     for key in rule.match_label_keys.iter().flatten() {
                         if let Some(value) = labels.get(key) {
                             let values = BTreeSet::from([value.clone()]);
-                            selector.requirements.push(Requirement { key: key.clone(), operator: Operator::In, values });
+                            selector.requirements.push(Requirement {
+                                key: key.clone(),
+                                operator: Operator::In,
+                                values,
+                            });
                         }
                     }
                 }

@@ -34,13 +34,20 @@ pub struct NodeView {
 impl NodeView {
     fn describe(&mut self, node: &Node) {
         let spec = node.spec.as_ref();
-        let list = node.status.as_ref().and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+        let list = node
+            .status
+            .as_ref()
+            .and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
         self.known = true;
         self.labels = node.metadata.labels.clone().unwrap_or_default();
-        self.taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        self.taints = spec
+            .and_then(|spec| spec.taints.clone())
+            .unwrap_or_default();
         self.unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
         self.allocatable = Amounts::read(list);
-        let pods = list.and_then(|list| list.get("pods")).and_then(|pods| Quantity::try_from(pods).ok());
+        let pods = list
+            .and_then(|list| list.get("pods"))
+            .and_then(|pods| Quantity::try_from(pods).ok());
         self.max_pods = pods.map_or(0, |pods| pods.value());
     }
 
@@ -100,14 +107,22 @@ impl Cluster {
 
     /// Placed pods that have rules about other pods, with their nodes.
     pub fn ruled(&self) -> impl Iterator<Item = (&PodView, &NodeView)> {
-        self.ruled.values().filter_map(|pod| Some((&**pod, self.node(self.places.get(&pod.name)?)?)))
+        self.ruled
+            .values()
+            .filter_map(|pod| Some((&**pod, self.node(self.places.get(&pod.name)?)?)))
     }
 
     /// A node appeared or changed. Says whether that matters to scheduling.
     pub fn set_node(&mut self, node: &Node) -> bool {
         let name = node.metadata.name.clone().unwrap_or_default();
-        let view = self.nodes.entry(name.clone()).or_insert_with(|| NodeView { name, ..NodeView::default() });
-        let before = NodeView { pods: BTreeMap::new(), ..view.clone() };
+        let view = self.nodes.entry(name.clone()).or_insert_with(|| NodeView {
+            name,
+            ..NodeView::default()
+        });
+        let before = NodeView {
+            pods: BTreeMap::new(),
+            ..view.clone()
+        };
         view.describe(node);
         !view.is_same(&before)
     }
@@ -125,6 +140,7 @@ impl Cluster {
     pub fn set_pod(&mut self, pod: PodView) -> bool {
         match pod.node.clone() {
             Some(node) => {
+                let pod = pod.placed();
                 self.assumed.remove(&pod.name);
                 let unchanged = self.placed(&pod.name).is_some_and(|old| **old == pod);
                 if !unchanged {
@@ -149,8 +165,11 @@ impl Cluster {
     pub fn assume(&mut self, pod: &PodView, node: &str) {
         self.take(&pod.name);
         self.assumed.insert(pod.name.clone(), pod.uid.clone());
-        let placed = PodView { node: Some(node.to_owned()), peers: None, ..pod.clone() };
-        self.put(placed, node.to_owned());
+        let placed = PodView {
+            node: Some(node.to_owned()),
+            ..pod.clone()
+        };
+        self.put(placed.placed(), node.to_owned());
     }
 
     /// A decision could not be carried out.
@@ -162,7 +181,8 @@ impl Cluster {
 
     /// Others go from `node` so that this pod may come.
     pub fn nominate(&mut self, pod: &PodView, node: &str) {
-        self.nominated.insert(pod.name.clone(), (node.to_owned(), Arc::new(pod.clone())));
+        self.nominated
+            .insert(pod.name.clone(), (node.to_owned(), Arc::new(pod.clone())));
     }
 
     /// The pod has its place, or has gone.
@@ -180,7 +200,9 @@ impl Cluster {
         let mut promised = self
             .nominated
             .values()
-            .filter(|(place, other)| *place == node.name && other.priority >= pod.priority && other.name != pod.name)
+            .filter(|(place, other)| {
+                *place == node.name && other.priority >= pod.priority && other.name != pod.name
+            })
             .peekable();
         promised.peek()?;
         let mut fuller = node.clone();
@@ -198,7 +220,10 @@ impl Cluster {
         if !pod.pods.is_empty() {
             self.ruled.insert(pod.name.clone(), pod.clone());
         }
-        let view = self.nodes.entry(node.clone()).or_insert_with(|| NodeView { name: node, ..NodeView::default() });
+        let view = self.nodes.entry(node.clone()).or_insert_with(|| NodeView {
+            name: node,
+            ..NodeView::default()
+        });
         view.add(pod);
     }
 

@@ -36,18 +36,33 @@ pub struct Refusal {
 
 /// The filters that have something to say about a pod.
 pub fn filters<'a>(pod: &'a PodView, cluster: &'a Cluster) -> Vec<Filter<'a>> {
-    PLUGINS.iter().filter_map(|plugin| plugin.filter?(pod, cluster)).collect()
+    PLUGINS
+        .iter()
+        .filter_map(|plugin| plugin.filter?(pod, cluster))
+        .collect()
 }
 
 /// The first refusal of a node.
 pub fn judge(filters: &[Filter<'_>], node: &NodeView) -> Verdict {
-    filters.iter().map(|filter| filter(node)).find(|verdict| *verdict != Verdict::Fits).unwrap_or(Verdict::Fits)
+    filters
+        .iter()
+        .map(|filter| filter(node))
+        .find(|verdict| *verdict != Verdict::Fits)
+        .unwrap_or(Verdict::Fits)
 }
 
 /// Chooses a node. `start` turns from pod to pod; `pick` chooses one of so many equals.
-pub fn decide(pod: &PodView, cluster: &Cluster, start: usize, pick: &mut dyn FnMut(usize) -> usize) -> Result<Choice, Refusal> {
+pub fn decide(
+    pod: &PodView,
+    cluster: &Cluster,
+    start: usize,
+    pick: &mut dyn FnMut(usize) -> usize,
+) -> Result<Choice, Refusal> {
     let nodes: Vec<&NodeView> = cluster.nodes().collect();
-    let mut refusal = Refusal { nodes: nodes.len(), ..Refusal::default() };
+    let mut refusal = Refusal {
+        nodes: nodes.len(),
+        ..Refusal::default()
+    };
     let mut candidates = nodes;
     if let Some(only) = pod.nodes.only() {
         if only.is_empty() {
@@ -73,14 +88,22 @@ pub fn decide(pod: &PodView, cluster: &Cluster, start: usize, pick: &mut dyn FnM
                 }
             }
             Verdict::Unfit { reasons, helpless } => {
-                refusal.verdicts.insert(node.name.clone(), (reasons, helpless));
+                refusal
+                    .verdicts
+                    .insert(node.name.clone(), (reasons, helpless));
             }
         }
     }
     match fitting.as_slice() {
         [] => Err(refusal),
-        [only] => Ok(Choice { node: only.name.clone(), looked_at }),
-        several => Ok(Choice { node: best(pod, cluster, several, pick).name.clone(), looked_at }),
+        [only] => Ok(Choice {
+            node: only.name.clone(),
+            looked_at,
+        }),
+        several => Ok(Choice {
+            node: best(pod, cluster, several, pick).name.clone(),
+            looked_at,
+        }),
     }
 }
 
@@ -93,11 +116,25 @@ fn enough(nodes: usize) -> usize {
     (nodes * percentage / 100).max(FEW)
 }
 
-fn best<'a>(pod: &'a PodView, cluster: &'a Cluster, fitting: &[&'a NodeView], pick: &mut dyn FnMut(usize) -> usize) -> &'a NodeView {
+fn best<'a>(
+    pod: &'a PodView,
+    cluster: &'a Cluster,
+    fitting: &[&'a NodeView],
+    pick: &mut dyn FnMut(usize) -> usize,
+) -> &'a NodeView {
     let mut totals = vec![0i64; fitting.len()];
     for plugin in PLUGINS {
-        let Some(Scoring { weight, prepare, normalise }) = &plugin.score else { continue };
-        let Some(score): Option<Score<'_>> = prepare(pod, cluster, fitting) else { continue };
+        let Some(Scoring {
+            weight,
+            prepare,
+            normalise,
+        }) = &plugin.score
+        else {
+            continue;
+        };
+        let Some(score): Option<Score<'_>> = prepare(pod, cluster, fitting) else {
+            continue;
+        };
         let mut scores: Vec<i64> = fitting.iter().map(|node| score(node)).collect();
         normalise(&mut scores);
         for (total, score) in totals.iter_mut().zip(scores) {
@@ -105,7 +142,9 @@ fn best<'a>(pod: &'a PodView, cluster: &'a Cluster, fitting: &[&'a NodeView], pi
         }
     }
     let highest = totals.iter().copied().max().unwrap_or(0);
-    let equals: Vec<usize> = (0..fitting.len()).filter(|index| totals[*index] == highest).collect();
+    let equals: Vec<usize> = (0..fitting.len())
+        .filter(|index| totals[*index] == highest)
+        .collect();
     fitting[equals[pick(equals.len()).min(equals.len() - 1)]]
 }
 

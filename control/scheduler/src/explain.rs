@@ -23,7 +23,9 @@ pub fn explain(refusal: &Refusal, preemption: &str) -> String {
                 }
             }
             if refusal.left_out > 0 {
-                *reasons.entry("node(s) didn't satisfy plugin(s) [NodeAffinity]").or_default() += refusal.left_out;
+                *reasons
+                    .entry("node(s) didn't satisfy plugin(s) [NodeAffinity]")
+                    .or_default() += refusal.left_out;
             }
             message.push_str(&counted(&reasons));
         }
@@ -36,7 +38,14 @@ pub fn explain(refusal: &Refusal, preemption: &str) -> String {
 
 /// ` 1 this, 2 that.`, sorted as text.
 pub fn counted(reasons: &BTreeMap<&str, usize>) -> String {
-    let mut parts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let mut parts: Vec<String> = reasons
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
     parts.sort();
-    if parts.is_empty() { String::new() } else { format!(" {}.", parts.join(", ")) }
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" {}.", parts.join(", "))
+    }
 }

@@ -19,4 +19,3 @@ pub mod tasks;
 mod tell;
 
 pub use tasks::run;
-

@@ -26,7 +26,9 @@ pub fn complete(view: &mut PodView, pod: &Pod, cluster: &Snapshot) {
 /// The namespaces that a selector selects by their labels.
 pub fn namespaces(selector: &Selector, cluster: &Snapshot) -> Vec<String> {
     let all = cluster.list(&Namespace::row().prefix(None));
-    all.filter(|entry| selector.matches(&entry.meta.labels)).map(|entry| entry.meta.name.clone()).collect()
+    all.filter(|entry| selector.matches(&entry.meta.labels))
+        .map(|entry| entry.meta.name.clone())
+        .collect()
 }
 
 /// The pods that do the same work as this one; none where nothing says so.
@@ -34,9 +36,20 @@ fn peers(pod: &Pod, cluster: &Snapshot) -> Option<Selector> {
     let nothing = BTreeMap::new();
     let labels = pod.metadata.labels.as_ref().unwrap_or(&nothing);
     let mut together = BTreeMap::new();
-    for service in cluster.all::<Service>(pod.metadata.namespace.as_deref()).flatten() {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|selector| !selector.is_empty());
-        if let Some(selector) = selector.filter(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value))) {
+    for service in cluster
+        .all::<Service>(pod.metadata.namespace.as_deref())
+        .flatten()
+    {
+        let selector = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref())
+            .filter(|selector| !selector.is_empty());
+        if let Some(selector) = selector.filter(|selector| {
+            selector
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
+        }) {
             together.extend(selector.clone());
         }
     }
@@ -59,7 +72,12 @@ struct Spec<S> {
 
 /// The selector of the pod's controller, if it is of a kind that keeps like pods.
 fn owners(pod: &Pod, cluster: &Snapshot) -> Option<Selector> {
-    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    let owner = pod
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))?;
     let selects_by_map = match owner.kind.as_str() {
         "ReplicaSet" | "StatefulSet" => false,
         "ReplicationController" => true,

@@ -27,18 +27,27 @@ pub const MAX_SCORE: i64 = 100;
 pub enum Verdict {
     Fits,
     /// `helpless`: no pod's going would help (upstream's `UnschedulableAndUnresolvable`).
-    Unfit { reasons: Vec<Cow<'static, str>>, helpless: bool },
+    Unfit {
+        reasons: Vec<Cow<'static, str>>,
+        helpless: bool,
+    },
 }
 
 impl Verdict {
     /// Unfit, unless another pod goes.
     pub fn crowded(reason: &'static str) -> Verdict {
-        Verdict::Unfit { reasons: vec![Cow::Borrowed(reason)], helpless: false }
+        Verdict::Unfit {
+            reasons: vec![Cow::Borrowed(reason)],
+            helpless: false,
+        }
     }
 
     /// Unfit, whoever goes.
     pub fn never(reason: &'static str) -> Verdict {
-        Verdict::Unfit { reasons: vec![Cow::Borrowed(reason)], helpless: true }
+        Verdict::Unfit {
+            reasons: vec![Cow::Borrowed(reason)],
+            helpless: true,
+        }
     }
 }
 
@@ -60,40 +69,77 @@ pub struct Scoring {
 }
 
 const fn plugin(name: &'static str) -> Plugin {
-    Plugin { name, filter: None, score: None }
+    Plugin {
+        name,
+        filter: None,
+        score: None,
+    }
 }
 
 pub static PLUGINS: &[Plugin] = &[
-    Plugin { filter: Some(node_unschedulable::filter), ..plugin("NodeUnschedulable") },
-    Plugin { filter: Some(node_name::filter), ..plugin("NodeName") },
+    Plugin {
+        filter: Some(node_unschedulable::filter),
+        ..plugin("NodeUnschedulable")
+    },
+    Plugin {
+        filter: Some(node_name::filter),
+        ..plugin("NodeName")
+    },
     Plugin {
         filter: Some(taint_toleration::filter),
-        score: Some(Scoring { weight: 3, prepare: taint_toleration::score, normalise: fewest_best }),
+        score: Some(Scoring {
+            weight: 3,
+            prepare: taint_toleration::score,
+            normalise: fewest_best,
+        }),
         ..plugin("TaintToleration")
     },
     Plugin {
         filter: Some(node_affinity::filter),
-        score: Some(Scoring { weight: 2, prepare: node_affinity::score, normalise: most_best }),
+        score: Some(Scoring {
+            weight: 2,
+            prepare: node_affinity::score,
+            normalise: most_best,
+        }),
         ..plugin("NodeAffinity")
     },
-    Plugin { filter: Some(node_ports::filter), ..plugin("NodePorts") },
+    Plugin {
+        filter: Some(node_ports::filter),
+        ..plugin("NodePorts")
+    },
     Plugin {
         filter: Some(node_resources::filter),
-        score: Some(Scoring { weight: 1, prepare: least_allocated::score, normalise: as_it_is }),
+        score: Some(Scoring {
+            weight: 1,
+            prepare: least_allocated::score,
+            normalise: as_it_is,
+        }),
         ..plugin("NodeResourcesFit")
     },
     Plugin {
         filter: Some(topology_spread::filter),
-        score: Some(Scoring { weight: 2, prepare: topology_spread::score, normalise: topology_spread::normalise }),
+        score: Some(Scoring {
+            weight: 2,
+            prepare: topology_spread::score,
+            normalise: topology_spread::normalise,
+        }),
         ..plugin("PodTopologySpread")
     },
     Plugin {
         filter: Some(inter_pod_affinity::filter),
-        score: Some(Scoring { weight: 2, prepare: inter_pod_affinity::score, normalise: inter_pod_affinity::normalise }),
+        score: Some(Scoring {
+            weight: 2,
+            prepare: inter_pod_affinity::score,
+            normalise: inter_pod_affinity::normalise,
+        }),
         ..plugin("InterPodAffinity")
     },
     Plugin {
-        score: Some(Scoring { weight: 1, prepare: balanced_allocation::score, normalise: as_it_is }),
+        score: Some(Scoring {
+            weight: 1,
+            prepare: balanced_allocation::score,
+            normalise: as_it_is,
+        }),
         ..plugin("NodeResourcesBalancedAllocation")
     },
 ];
@@ -104,12 +150,20 @@ fn as_it_is(_: &mut [i64]) {}
 fn most_best(scores: &mut [i64]) {
     let max = scores.iter().copied().max().unwrap_or(0);
     if max > 0 {
-        scores.iter_mut().for_each(|score| *score = *score * MAX_SCORE / max);
+        scores
+            .iter_mut()
+            .for_each(|score| *score = *score * MAX_SCORE / max);
     }
 }
 
 /// The same, reversed: none becomes 100.
 fn fewest_best(scores: &mut [i64]) {
     let max = scores.iter().copied().max().unwrap_or(0);
-    scores.iter_mut().for_each(|score| *score = if max == 0 { MAX_SCORE } else { MAX_SCORE - *score * MAX_SCORE / max });
+    scores.iter_mut().for_each(|score| {
+        *score = if max == 0 {
+            MAX_SCORE
+        } else {
+            MAX_SCORE - *score * MAX_SCORE / max
+        }
+    });
 }

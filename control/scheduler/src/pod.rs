@@ -63,7 +63,10 @@ impl PodView {
         let namespace = metadata.namespace.clone().unwrap_or_default();
         let labels = metadata.labels.clone().unwrap_or_default();
         let containers = spec.containers.iter().chain(
-            spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always")),
+            spec.init_containers
+                .iter()
+                .flatten()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always")),
         );
         let ports = containers
             .flat_map(|container| container.ports.iter().flatten())
@@ -96,6 +99,19 @@ impl PodView {
     }
 }
 
+impl PodView {
+    /// Without what only a search for a node asks: there are many placed pods.
+    pub fn placed(self) -> PodView {
+        PodView {
+            nodes: NodeRules::default(),
+            tolerations: Vec::new(),
+            spread: Vec::new(),
+            peers: None,
+            ..self
+        }
+    }
+}
+
 /// Does the pod wait for us?
 pub fn is_ours(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
@@ -108,7 +124,10 @@ pub fn is_ours(pod: &Pod) -> bool {
 
 /// A finished pod holds nothing of its node.
 pub fn is_finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
@@ -121,12 +140,27 @@ mod tests {
     fn who_is_ours() {
         let cases = [
             (json!({"spec": {"containers": []}}), true),
-            (json!({"spec": {"containers": [], "schedulerName": "default-scheduler"}}), true),
-            (json!({"spec": {"containers": [], "schedulerName": "mine"}}), false),
+            (
+                json!({"spec": {"containers": [], "schedulerName": "default-scheduler"}}),
+                true,
+            ),
+            (
+                json!({"spec": {"containers": [], "schedulerName": "mine"}}),
+                false,
+            ),
             (json!({"spec": {"containers": [], "nodeName": "n"}}), false),
-            (json!({"spec": {"containers": [], "schedulingGates": [{"name": "g"}]}}), false),
-            (json!({"spec": {"containers": []}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), false),
-            (json!({"spec": {"containers": []}, "status": {"phase": "Failed"}}), false),
+            (
+                json!({"spec": {"containers": [], "schedulingGates": [{"name": "g"}]}}),
+                false,
+            ),
+            (
+                json!({"spec": {"containers": []}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+                false,
+            ),
+            (
+                json!({"spec": {"containers": []}, "status": {"phase": "Failed"}}),
+                false,
+            ),
         ];
         for (pod, expected) in cases {
             let mut pod = pod;
@@ -139,11 +173,19 @@ mod tests {
 
     #[test]
     fn ports() {
-        let port = |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port };
+        let port = |ip: &str, protocol: &str, port| HostPort {
+            ip: ip.into(),
+            protocol: protocol.into(),
+            port,
+        };
         let cases = [
             (port("", "TCP", 80), port("", "TCP", 80), true),
             (port("", "TCP", 80), port("1.1.1.1", "TCP", 80), true),
-            (port("2.2.2.2", "TCP", 80), port("1.1.1.1", "TCP", 80), false),
+            (
+                port("2.2.2.2", "TCP", 80),
+                port("1.1.1.1", "TCP", 80),
+                false,
+            ),
             (port("", "UDP", 80), port("", "TCP", 80), false),
             (port("", "TCP", 81), port("", "TCP", 80), false),
         ];

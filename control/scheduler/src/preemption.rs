@@ -33,34 +33,64 @@ pub fn preempt(pod: &PodView, cluster: &Cluster, refusal: &Refusal) -> Result<Vi
     let mut best: Option<(Cost, Victims)> = None;
     let mut asked = 0;
     for (name, (_, helpless)) in &refusal.verdicts {
-        let Some(node) = cluster.node(name).filter(|_| !helpless) else { continue };
+        let Some(node) = cluster.node(name).filter(|_| !helpless) else {
+            continue;
+        };
         asked += 1;
         match victims(pod, node, &|node| judge(&filters, node)) {
             Ok(victims) => {
                 let cost = Cost::of(&victims);
                 let pods = victims.iter().map(|victim| victim.name.clone()).collect();
                 if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                    best = Some((cost, Victims { node: name.clone(), pods }));
+                    best = Some((
+                        cost,
+                        Victims {
+                            node: name.clone(),
+                            pods,
+                        },
+                    ));
                 }
             }
-            Err(these) => these.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1),
+            Err(these) => these
+                .into_iter()
+                .for_each(|reason| *reasons.entry(reason).or_default() += 1),
         }
     }
     if let Some((_, victims)) = best {
         return Ok(victims);
     }
     if refusal.nodes > asked {
-        *reasons.entry("Preemption is not helpful for scheduling".to_owned()).or_default() += refusal.nodes - asked;
+        *reasons
+            .entry("Preemption is not helpful for scheduling".to_owned())
+            .or_default() += refusal.nodes - asked;
     }
-    let reasons: BTreeMap<&str, usize> = reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-    Err(format!("0/{} nodes are available:{}", refusal.nodes, counted(&reasons)))
+    let reasons: BTreeMap<&str, usize> = reasons
+        .iter()
+        .map(|(reason, count)| (reason.as_str(), *count))
+        .collect();
+    Err(format!(
+        "0/{} nodes are available:{}",
+        refusal.nodes,
+        counted(&reasons)
+    ))
 }
 
 /// The pods that must go from one node, most important first.
-fn victims(pod: &PodView, node: &NodeView, judge: &dyn Fn(&NodeView) -> Verdict) -> Result<Vec<std::sync::Arc<PodView>>, Vec<String>> {
-    let mut lower: Vec<_> = node.pods.values().filter(|other| other.priority < pod.priority).cloned().collect();
+fn victims(
+    pod: &PodView,
+    node: &NodeView,
+    judge: &dyn Fn(&NodeView) -> Verdict,
+) -> Result<Vec<std::sync::Arc<PodView>>, Vec<String>> {
+    let mut lower: Vec<_> = node
+        .pods
+        .values()
+        .filter(|other| other.priority < pod.priority)
+        .cloned()
+        .collect();
     if lower.is_empty() {
-        return Err(vec!["No preemption victims found for incoming pod".to_owned()]);
+        return Err(vec![
+            "No preemption victims found for incoming pod".to_owned(),
+        ]);
     }
     let mut without = node.clone();
     for other in &lower {
@@ -78,7 +108,13 @@ fn victims(pod: &PodView, node: &NodeView, judge: &dyn Fn(&NodeView) -> Verdict)
         }
         !fits
     });
-    if lower.is_empty() { Err(vec!["No preemption victims found for incoming pod".to_owned()]) } else { Ok(lower) }
+    if lower.is_empty() {
+        Err(vec![
+            "No preemption victims found for incoming pod".to_owned(),
+        ])
+    } else {
+        Ok(lower)
+    }
 }
 
 /// What is compared, in this order: the highest priority of a victim, the sum of all, their number.
@@ -87,8 +123,15 @@ struct Cost(i32, i64, usize);
 
 impl Cost {
     fn of(victims: &[std::sync::Arc<PodView>]) -> Cost {
-        let highest = victims.iter().map(|victim| victim.priority).max().unwrap_or(i32::MIN);
-        let sum = victims.iter().map(|victim| i64::from(victim.priority) + i64::from(i32::MAX) + 1).sum();
+        let highest = victims
+            .iter()
+            .map(|victim| victim.priority)
+            .max()
+            .unwrap_or(i32::MIN);
+        let sum = victims
+            .iter()
+            .map(|victim| i64::from(victim.priority) + i64::from(i32::MAX) + 1)
+            .sum();
         Cost(highest, sum, victims.len())
     }
 }

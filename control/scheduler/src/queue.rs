@@ -48,16 +48,33 @@ pub struct Queue {
 
 impl Queue {
     /// A pod appeared, or changed in a way that may help it.
-    pub fn add(&mut self, name: &ObjectName, priority: i32, created: Option<Timestamp>, now: Instant) {
+    pub fn add(
+        &mut self,
+        name: &ObjectName,
+        priority: i32,
+        created: Option<Timestamp>,
+        now: Instant,
+    ) {
         let turn = (Reverse(priority), created, name.clone());
         let attempts = match self.waiting.get(name) {
-            Some(Waiting { place: Place::Taken, .. }) => return,
+            Some(Waiting {
+                place: Place::Taken,
+                ..
+            }) => return,
             Some(waiting) => waiting.attempts,
             None => 0,
         };
         let failed = self.waiting.get(name).and_then(|waiting| waiting.failed);
         self.remove(name);
-        self.waiting.insert(name.clone(), Waiting { turn, place: Place::Taken, attempts, failed });
+        self.waiting.insert(
+            name.clone(),
+            Waiting {
+                turn,
+                place: Place::Taken,
+                attempts,
+                failed,
+            },
+        );
         self.ready_or_back_off(name, now);
     }
 
@@ -87,7 +104,9 @@ impl Queue {
 
     /// What was tried failed by itself: try again after a while.
     pub fn failed(&mut self, name: &ObjectName, now: Instant) {
-        let Some(waiting) = self.waiting.get_mut(name) else { return };
+        let Some(waiting) = self.waiting.get_mut(name) else {
+            return;
+        };
         waiting.failed = Some(now);
         self.leave(name);
         self.ready_or_back_off(name, now);
@@ -96,7 +115,9 @@ impl Queue {
     /// There is no node for it: wait for a change.
     pub fn hopeless(&mut self, name: &ObjectName, now: Instant) {
         self.leave(name);
-        let Some(waiting) = self.waiting.get_mut(name) else { return };
+        let Some(waiting) = self.waiting.get_mut(name) else {
+            return;
+        };
         waiting.failed = Some(now);
         waiting.place = Place::Hopeless(now);
         self.hopeless.insert((now, name.clone()));
@@ -104,7 +125,12 @@ impl Queue {
 
     /// Something changed that may help these of the hopeless.
     pub fn wake(&mut self, now: Instant, helped: impl Fn(&ObjectName) -> bool) {
-        let names: Vec<ObjectName> = self.hopeless.iter().filter(|(_, name)| helped(name)).map(|(_, name)| name.clone()).collect();
+        let names: Vec<ObjectName> = self
+            .hopeless
+            .iter()
+            .filter(|(_, name)| helped(name))
+            .map(|(_, name)| name.clone())
+            .collect();
         for name in names {
             self.leave(&name);
             self.ready_or_back_off(&name, now);
@@ -113,11 +139,21 @@ impl Queue {
 
     /// Lets those go whose time has come.
     pub fn flush(&mut self, now: Instant) {
-        while let Some((until, name)) = self.backing_off.first().cloned().filter(|(until, _)| *until <= now) {
+        while let Some((until, name)) = self
+            .backing_off
+            .first()
+            .cloned()
+            .filter(|(until, _)| *until <= now)
+        {
             self.backing_off.remove(&(until, name.clone()));
             self.make_ready(&name);
         }
-        while let Some((_, name)) = self.hopeless.first().cloned().filter(|(since, _)| *since + HOPELESS_AT_MOST <= now) {
+        while let Some((_, name)) = self
+            .hopeless
+            .first()
+            .cloned()
+            .filter(|(since, _)| *since + HOPELESS_AT_MOST <= now)
+        {
             self.leave(&name);
             self.ready_or_back_off(&name, now);
         }
@@ -126,13 +162,20 @@ impl Queue {
     /// When [`Queue::flush`] will next find something.
     pub fn next_due(&self) -> Option<Instant> {
         let back_off = self.backing_off.first().map(|(until, _)| *until);
-        let hopeless = self.hopeless.first().map(|(since, _)| *since + HOPELESS_AT_MOST);
+        let hopeless = self
+            .hopeless
+            .first()
+            .map(|(since, _)| *since + HOPELESS_AT_MOST);
         back_off.into_iter().chain(hopeless).min()
     }
 
     fn ready_or_back_off(&mut self, name: &ObjectName, now: Instant) {
-        let Some(waiting) = self.waiting.get_mut(name) else { return };
-        let until = waiting.failed.map(|failed| failed + back_off(waiting.attempts));
+        let Some(waiting) = self.waiting.get_mut(name) else {
+            return;
+        };
+        let until = waiting
+            .failed
+            .map(|failed| failed + back_off(waiting.attempts));
         match until.filter(|until| *until > now) {
             Some(until) => {
                 waiting.place = Place::BackingOff(until);
@@ -150,7 +193,9 @@ impl Queue {
     }
 
     fn leave(&mut self, name: &ObjectName) {
-        let Some(waiting) = self.waiting.get(name) else { return };
+        let Some(waiting) = self.waiting.get(name) else {
+            return;
+        };
         match &waiting.place {
             Place::Ready => {
                 self.ready.remove(&waiting.turn);
@@ -167,7 +212,9 @@ impl Queue {
 }
 
 fn back_off(attempts: u32) -> Duration {
-    FIRST_BACK_OFF.saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1).min(10))).min(LAST_BACK_OFF)
+    FIRST_BACK_OFF
+        .saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1).min(10)))
+        .min(LAST_BACK_OFF)
 }
 
 #[cfg(test)]
@@ -183,7 +230,10 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue) -> String {
-        std::iter::from_fn(|| queue.take()).map(|name| name.name).collect::<Vec<_>>().join(" ")
+        std::iter::from_fn(|| queue.take())
+            .map(|name| name.name)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -198,7 +248,9 @@ mod tests {
 
     #[test]
     fn back_off_doubles_to_ten_seconds() {
-        let seconds: Vec<u64> = (1..7).map(|attempts| back_off(attempts).as_secs()).collect();
+        let seconds: Vec<u64> = (1..7)
+            .map(|attempts| back_off(attempts).as_secs())
+            .collect();
         assert_eq!(seconds, [1, 2, 4, 8, 10, 10]);
     }
 

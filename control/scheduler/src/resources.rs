@@ -27,7 +27,9 @@ impl Amounts {
     pub fn read(list: Option<&BTreeMap<String, Written>>) -> Amounts {
         let mut amounts = Amounts::default();
         for (name, written) in list.into_iter().flatten() {
-            let Ok(quantity) = Quantity::try_from(written) else { continue };
+            let Ok(quantity) = Quantity::try_from(written) else {
+                continue;
+            };
             match name.as_str() {
                 "cpu" => amounts.milli_cpu = quantity.milli(),
                 "memory" => amounts.memory = quantity.value(),
@@ -76,7 +78,10 @@ pub fn assumed_requests(spec: &PodSpec) -> Amounts {
 
 fn sum(spec: &PodSpec, assume: bool) -> Amounts {
     let of = |container: &Container| {
-        let list = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let list = container
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref());
         let mut amounts = Amounts::read(list);
         if assume {
             let names = |name: &str| list.is_some_and(|list| list.contains_key(name));
@@ -107,7 +112,11 @@ fn sum(spec: &PodSpec, assume: bool) -> Amounts {
         init.raise_to(&moment);
     }
     total.raise_to(&init);
-    if let Some(pod) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
+    if let Some(pod) = spec
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref())
+    {
         let whole = Amounts::read(Some(pod));
         if pod.contains_key("cpu") {
             total.milli_cpu = whole.milli_cpu;
@@ -131,20 +140,49 @@ mod tests {
         let container = |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
         let side_car = |cpu: &str| json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
         let cases = [
-            ("containers together", json!({"containers": [container("1"), container("500m")]}), 1500),
-            ("a large init container", json!({"containers": [container("1")], "initContainers": [container("3"), container("2")]}), 3000),
-            ("a small init container", json!({"containers": [container("1")], "initContainers": [container("500m")]}), 1000),
-            ("a side car stays", json!({"containers": [container("1")], "initContainers": [side_car("1"), container("2")]}), 3000),
-            ("a side car after init", json!({"containers": [container("1")], "initContainers": [container("2"), side_car("3")]}), 4000),
-            ("overhead", json!({"containers": [container("1")], "overhead": {"cpu": "250m"}}), 1250),
-            ("the pod's own", json!({"containers": [container("1")], "resources": {"requests": {"cpu": "4"}}}), 4000),
+            (
+                "containers together",
+                json!({"containers": [container("1"), container("500m")]}),
+                1500,
+            ),
+            (
+                "a large init container",
+                json!({"containers": [container("1")], "initContainers": [container("3"), container("2")]}),
+                3000,
+            ),
+            (
+                "a small init container",
+                json!({"containers": [container("1")], "initContainers": [container("500m")]}),
+                1000,
+            ),
+            (
+                "a side car stays",
+                json!({"containers": [container("1")], "initContainers": [side_car("1"), container("2")]}),
+                3000,
+            ),
+            (
+                "a side car after init",
+                json!({"containers": [container("1")], "initContainers": [container("2"), side_car("3")]}),
+                4000,
+            ),
+            (
+                "overhead",
+                json!({"containers": [container("1")], "overhead": {"cpu": "250m"}}),
+                1250,
+            ),
+            (
+                "the pod's own",
+                json!({"containers": [container("1")], "resources": {"requests": {"cpu": "4"}}}),
+                4000,
+            ),
             ("nothing", json!({"containers": [{"name": "c"}]}), 0),
         ];
         for (name, spec, expected) in cases {
             let spec: PodSpec = serde_json::from_value(spec).unwrap();
             assert_eq!(requests(&spec).milli_cpu, expected, "{name}");
         }
-        let spec: PodSpec = serde_json::from_value(json!({"containers": [{"name": "c"}, container("1")]})).unwrap();
+        let spec: PodSpec =
+            serde_json::from_value(json!({"containers": [{"name": "c"}, container("1")]})).unwrap();
         assert_eq!(assumed_requests(&spec).milli_cpu, 1100);
         assert_eq!(assumed_requests(&spec).memory, 400 << 20);
     }

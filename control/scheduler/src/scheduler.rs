@@ -23,9 +23,15 @@ pub enum Step {
     Idle,
     /// The pod needs no node any more.
     Skip,
-    Bind { pod: Arc<Pod>, node: String },
+    Bind {
+        pod: Arc<Pod>,
+        node: String,
+    },
     /// There is no node: carry these out in order, and tell this.
-    Tell { actions: Vec<Action>, events: Vec<EventRecord> },
+    Tell {
+        actions: Vec<Action>,
+        events: Vec<EventRecord>,
+    },
 }
 
 #[derive(Default)]
@@ -64,7 +70,13 @@ impl Scheduler {
         }
     }
 
-    pub fn pod_changed(&mut self, entry: &Arc<Entry>, deleted: bool, cluster: &Snapshot, now: Instant) {
+    pub fn pod_changed(
+        &mut self,
+        entry: &Arc<Entry>,
+        deleted: bool,
+        cluster: &Snapshot,
+        now: Instant,
+    ) {
         let pod = match entry.decode::<Pod>() {
             Ok(pod) => pod,
             Err(error) => {
@@ -83,7 +95,8 @@ impl Scheduler {
         let mut view = PodView::read(&pod);
         if view.node.is_some() {
             self.waits_no_more(&name);
-            view.pods.resolve(|selector| peers::namespaces(selector, cluster));
+            view.pods
+                .resolve(|selector| peers::namespaces(selector, cluster));
             if self.cluster.set_pod(view) {
                 self.queue.wake(now, |_| true);
             } else if !self.looking.is_empty() {
@@ -115,7 +128,9 @@ impl Scheduler {
 
     /// Looks at the next pod.
     pub fn next(&mut self, snapshot: &Snapshot, now: Instant) -> Step {
-        let Some(name) = self.queue.take() else { return Step::Idle };
+        let Some(name) = self.queue.take() else {
+            return Step::Idle;
+        };
         let pod = match snapshot.get::<Pod>(&name) {
             Ok(Some(pod)) if pod::is_ours(&pod) => pod,
             Ok(_) => {
@@ -130,11 +145,16 @@ impl Scheduler {
         };
         let mut view = PodView::read(&pod);
         peers::complete(&mut view, &pod, snapshot);
-        match decide(&view, &self.cluster, self.start, &mut |equals| rand::random_range(0..equals)) {
+        match decide(&view, &self.cluster, self.start, &mut |equals| {
+            rand::random_range(0..equals)
+        }) {
             Ok(choice) => {
                 self.start = self.start.wrapping_add(choice.looked_at);
                 self.cluster.assume(&view, &choice.node);
-                Step::Bind { pod, node: choice.node }
+                Step::Bind {
+                    pod,
+                    node: choice.node,
+                }
             }
             Err(refusal) => {
                 self.queue.hopeless(&name, now);
@@ -143,7 +163,13 @@ impl Scheduler {
         }
     }
 
-    fn refused(&mut self, pod: &Arc<Pod>, view: &PodView, refusal: &Refusal, snapshot: &Snapshot) -> Step {
+    fn refused(
+        &mut self,
+        pod: &Arc<Pod>,
+        view: &PodView,
+        refusal: &Refusal,
+        snapshot: &Snapshot,
+    ) -> Step {
         let (mut actions, mut events) = (Vec::new(), Vec::new());
         let outcome = if self.waits_for_victims(view) {
             Err("not eligible due to a terminating pod on the nominated node.".to_owned())
@@ -156,7 +182,10 @@ impl Scheduler {
         };
         let nominated = outcome.as_ref().ok().map(|victims| victims.node.as_str());
         events.push(tell::failed(pod, &message));
-        actions.extend(tell::unschedulable(pod, &message, nominated, time::now()).map(|told| Action::update_status(&told)));
+        actions.extend(
+            tell::unschedulable(pod, &message, nominated, time::now())
+                .map(|told| Action::update_status(&told)),
+        );
         if let Ok(victims) = &outcome {
             self.cluster.nominate(view, &victims.node);
             dismiss(victims, &view.uid, snapshot, &mut actions, &mut events);
@@ -166,8 +195,15 @@ impl Scheduler {
 
     /// Are there still pods going from the node where this one is to have room?
     fn waits_for_victims(&self, view: &PodView) -> bool {
-        let node = self.cluster.nomination(&view.name).and_then(|node| self.cluster.node(node));
-        node.is_some_and(|node| node.pods.values().any(|other| other.terminating && other.priority < view.priority))
+        let node = self
+            .cluster
+            .nomination(&view.name)
+            .and_then(|node| self.cluster.node(node));
+        node.is_some_and(|node| {
+            node.pods
+                .values()
+                .any(|other| other.terminating && other.priority < view.priority)
+        })
     }
 
     /// A binding ended.
@@ -177,22 +213,45 @@ impl Scheduler {
             Err(error) => {
                 // If it was bound after all, the watch says so.
                 self.cluster.forget(name);
-                if error.is_not_found() { self.waits_no_more(name) } else { self.queue.failed(name, now) }
+                if error.is_not_found() {
+                    self.waits_no_more(name)
+                } else {
+                    self.queue.failed(name, now)
+                }
             }
         }
     }
 }
 
 /// Makes the victims go.
-fn dismiss(victims: &Victims, by: &str, snapshot: &Snapshot, actions: &mut Vec<Action>, events: &mut Vec<EventRecord>) {
+fn dismiss(
+    victims: &Victims,
+    by: &str,
+    snapshot: &Snapshot,
+    actions: &mut Vec<Action>,
+    events: &mut Vec<EventRecord>,
+) {
     for name in &victims.pods {
-        let Ok(Some(victim)) = snapshot.get::<Pod>(name) else { continue };
+        let Ok(Some(victim)) = snapshot.get::<Pod>(name) else {
+            continue;
+        };
         events.push(tell::preempted(&victim, by, &victims.node));
         if victim.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        actions.push(Action::update_status(&tell::disrupted(&victim, time::now())));
-        let how = Deletion { uid: victim.metadata.uid.as_deref().unwrap_or_default().into(), ..Deletion::default() };
-        actions.push(Action::Delete { row: Pod::row(), name: name.clone(), how, note: None });
+        actions.push(Action::update_status(&tell::disrupted(
+            &victim,
+            time::now(),
+        )));
+        let how = Deletion {
+            uid: victim.metadata.uid.as_deref().unwrap_or_default().into(),
+            ..Deletion::default()
+        };
+        actions.push(Action::Delete {
+            row: Pod::row(),
+            name: name.clone(),
+            how,
+            note: None,
+        });
     }
 }

@@ -33,8 +33,18 @@ pub async fn run(store: Store, hand: Arc<dyn Hand>, cancel: CancellationToken) {
         let mut reign = JoinSet::new();
         if let Some(epoch) = epoch {
             let (events, records) = mpsc::channel(recorder::WAITING);
-            reign.spawn(recorder::record(store.clone(), hand.clone(), epoch, records));
-            reign.spawn(schedule(World { store: store.clone(), hand: hand.clone(), epoch, events }));
+            reign.spawn(recorder::record(
+                store.clone(),
+                hand.clone(),
+                epoch,
+                records,
+            ));
+            reign.spawn(schedule(World {
+                store: store.clone(),
+                hand: hand.clone(),
+                epoch,
+                events,
+            }));
         }
         let ended = tokio::select! {
             () = cancel.cancelled() => true,
@@ -72,7 +82,9 @@ async fn schedule(world: World) {
         match begin(&world, &mut scheduler).await {
             Ok(mut watches) => {
                 if work(&world, &mut scheduler, &mut watches).await.is_err() {
-                    tracing::warn!("the scheduler fell behind the store's changes and looks at everything again");
+                    tracing::warn!(
+                        "the scheduler fell behind the store's changes and looks at everything again"
+                    );
                 }
             }
             Err(error) => {
@@ -87,7 +99,10 @@ async fn schedule(world: World) {
 async fn begin(world: &World, scheduler: &mut Scheduler) -> Result<Watches, WatchError> {
     let snapshot = world.store.snapshot();
     let watch = async |range| world.store.watch(range, snapshot.revision()).await;
-    let watches = Watches { pods: watch(Pod::row().prefix(None)).await?, nodes: watch(Node::row().prefix(None)).await? };
+    let watches = Watches {
+        pods: watch(Pod::row().prefix(None)).await?,
+        nodes: watch(Node::row().prefix(None)).await?,
+    };
     let now = Instant::now();
     for entry in snapshot.list(&Node::row().prefix(None)) {
         scheduler.node_changed(entry, false, now);
@@ -111,7 +126,9 @@ async fn work(world: &World, scheduler: &mut Scheduler, watches: &mut Watches) -
             tokio::task::yield_now().await;
             continue;
         }
-        let due = scheduler.next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let due = scheduler
+            .next_due()
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
             item = watches.pods.next() => if let WatchItem::Event(event) = item? {
                 scheduler.pod_changed(&event.entry, event.kind == EventKind::Deleted, &world.store.snapshot(), Instant::now());
@@ -128,12 +145,21 @@ async fn work(world: &World, scheduler: &mut Scheduler, watches: &mut Watches) -
 /// Takes in what has changed already.
 fn catch_up(world: &World, scheduler: &mut Scheduler, watches: &mut Watches) -> Result<(), Gone> {
     while let Some(event) = watches.nodes.try_next()? {
-        scheduler.node_changed(&event.entry, event.kind == EventKind::Deleted, Instant::now());
+        scheduler.node_changed(
+            &event.entry,
+            event.kind == EventKind::Deleted,
+            Instant::now(),
+        );
     }
     let mut snapshot = None;
     while let Some(event) = watches.pods.try_next()? {
         let snapshot = snapshot.get_or_insert_with(|| world.store.snapshot());
-        scheduler.pod_changed(&event.entry, event.kind == EventKind::Deleted, snapshot, Instant::now());
+        scheduler.pod_changed(
+            &event.entry,
+            event.kind == EventKind::Deleted,
+            snapshot,
+            Instant::now(),
+        );
     }
     Ok(())
 }
@@ -178,7 +204,13 @@ fn ended(scheduler: &mut Scheduler, wrote: Result<Wrote, JoinError>) {
 async fn bind(world: World, pod: Arc<Pod>, node: String) -> Wrote {
     let name = caravel_controllers::action::name_of(&*pod);
     let uid = Uid::from(pod.metadata.uid.as_deref().unwrap_or_default());
-    let result = world.apply(Action::Bind { pod: name.clone(), uid, node: NodeName::new(node.as_str()) }).await;
+    let result = world
+        .apply(Action::Bind {
+            pod: name.clone(),
+            uid,
+            node: NodeName::new(node.as_str()),
+        })
+        .await;
     match &result {
         Ok(()) => world.emit(tell::scheduled(&pod, &node)),
         Err(error) if error.is_not_found() || error.is_conflict() => {}
@@ -202,7 +234,10 @@ impl World {
     async fn apply(&self, action: Action) -> Result<(), ApiError> {
         match timeout(DEADLINE, self.hand.apply(self.epoch, SCHEDULER, action)).await {
             Ok(result) => result.map(drop),
-            Err(_) => Err(ApiError::timeout("the write took too long; it may have been committed", 0)),
+            Err(_) => Err(ApiError::timeout(
+                "the write took too long; it may have been committed",
+                0,
+            )),
         }
     }
 

@@ -30,7 +30,10 @@ pub(crate) struct Facts(HashMap<(&'static str, &'static str), Fact>);
 impl Facts {
     pub(crate) fn read() -> Facts {
         let mut facts: HashMap<(&str, &str), Fact> = HashMap::new();
-        for line in TABLE.lines().filter(|line| !line.starts_with('#') && !line.starts_with("definition\t")) {
+        for line in TABLE
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.starts_with("definition\t"))
+        {
             let mut column = line.split('\t');
             let mut next = || column.next().unwrap_or("");
             let (definition, field) = (next(), next());
@@ -51,6 +54,9 @@ impl Facts {
     }
 
     pub(crate) fn of<'a>(&'a self, definition: &'a str, field: &'a str) -> Fact {
-        self.0.get(&(definition, field)).copied().unwrap_or_default()
+        self.0
+            .get(&(definition, field))
+            .copied()
+            .unwrap_or_default()
     }
 }

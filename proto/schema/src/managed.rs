@@ -36,7 +36,10 @@ pub struct Writer<'a> {
 pub enum ApplyError {
     /// Other managers own what was applied: 409 Conflict with the message and one cause (type `FieldManagerConflict`) each.
     #[error("{message}")]
-    Conflict { message: String, causes: Vec<ConflictCause> },
+    Conflict {
+        message: String,
+        causes: Vec<ConflictCause>,
+    },
     /// The applied configuration cannot be understood: 400 or 422.
     #[error("{0}")]
     Malformed(String),
@@ -61,6 +64,12 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, ty: TypeRef<'_>, write
 /// Server-side apply: merges `applied` into `live`, removes what the manager applied before and no longer does, and
 /// keeps ownership. `live` absent creates. The result is not yet defaulted or validated; one that changes nothing is
 /// `live` itself, so that the write can be left out.
-pub fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writer: &Writer<'_>, force: bool) -> Result<Value, ApplyError> {
+pub fn apply(
+    live: Option<&Value>,
+    applied: &Value,
+    ty: TypeRef<'_>,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
     apply::apply(live, applied, ty, writer, force)
 }

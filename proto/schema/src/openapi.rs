@@ -35,7 +35,10 @@ pub struct Document {
 impl Document {
     fn new(body: Vec<u8>) -> Document {
         let etag = hex::encode_upper(Sha512::digest(&body));
-        Document { body: body.into(), etag }
+        Document {
+            body: body.into(),
+            etag,
+        }
     }
 }
 
@@ -95,9 +98,12 @@ pub fn v2_document(protobuf: bool) -> Document {
     static PROTOBUF: OnceLock<Document> = OnceLock::new();
     let made = || v2::document(&Source::read());
     if protobuf {
-        PROTOBUF.get_or_init(|| Document::new(gnostic::encode(&made()))).clone()
+        PROTOBUF
+            .get_or_init(|| Document::new(gnostic::encode(&made())))
+            .clone()
     } else {
-        JSON.get_or_init(|| Document::new(made().to_string().into_bytes())).clone()
+        JSON.get_or_init(|| Document::new(made().to_string().into_bytes()))
+            .clone()
     }
 }
 
@@ -105,12 +111,26 @@ pub fn v2_document(protobuf: bool) -> Document {
 fn group_versions() -> Vec<(&'static str, &'static str, Vec<&'static Row>)> {
     kinds::group_versions()
         .into_iter()
-        .map(|(group, version)| (group, version, KINDS.iter().filter(|row| row.group == group && row.version == version).collect()))
+        .map(|(group, version)| {
+            (
+                group,
+                version,
+                KINDS
+                    .iter()
+                    .filter(|row| row.group == group && row.version == version)
+                    .collect(),
+            )
+        })
         .collect()
 }
 
 /// What the rows' subresources send and receive.
 fn subresource_definitions(rows: &[&Row]) -> Vec<String> {
-    let kinds = rows.iter().flat_map(|row| row.subresources).map(|sub| sub.kind);
-    kinds.map(|(group, version, kind)| definitions::definition_of(group, version, kind)).collect()
+    let kinds = rows
+        .iter()
+        .flat_map(|row| row.subresources)
+        .map(|sub| sub.kind);
+    kinds
+        .map(|(group, version, kind)| definitions::definition_of(group, version, kind))
+        .collect()
 }

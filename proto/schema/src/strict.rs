@@ -21,7 +21,11 @@ pub fn unknown_fields(bytes: &[u8], ty: TypeRef<'_>) -> Vec<String> {
     let mut found = Found::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // An error here is the decoder's to tell.
-    let _ = Walk { ty, found: &mut found }.deserialize(&mut json);
+    let _ = Walk {
+        ty,
+        found: &mut found,
+    }
+    .deserialize(&mut json);
     found.errors
 }
 
@@ -35,7 +39,8 @@ impl Found {
     fn report(&mut self, what: &str, key: &str) {
         if self.errors.len() < MAX_FOUND {
             let dot = if self.path.is_empty() { "" } else { "." };
-            self.errors.push(format!("{what} field \"{}{dot}{key}\"", self.path));
+            self.errors
+                .push(format!("{what} field \"{}{dot}{key}\"", self.path));
         }
     }
 
@@ -76,22 +81,24 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         let mut seen_keys: HashSet<String> = HashSet::new();
         while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
             let below = match self.ty.shape() {
-                Shape::Struct { fields, .. } => match fields.binary_search_by(|field| (*field.name).cmp(&key)) {
-                    Err(_) => {
-                        self.found.report("unknown", &key);
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    }
-                    Ok(index) => {
-                        // No type has more than 128 fields (checked by a test).
-                        let bit = 1u128 << (index & 127);
-                        if seen_fields & bit != 0 {
-                            self.found.report("duplicate", &key);
+                Shape::Struct { fields, .. } => {
+                    match fields.binary_search_by(|field| (*field.name).cmp(&key)) {
+                        Err(_) => {
+                            self.found.report("unknown", &key);
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
                         }
-                        seen_fields |= bit;
-                        self.ty.field_type(&fields[index])
+                        Ok(index) => {
+                            // No type has more than 128 fields (checked by a test).
+                            let bit = 1u128 << (index & 127);
+                            if seen_fields & bit != 0 {
+                                self.found.report("duplicate", &key);
+                            }
+                            seen_fields |= bit;
+                            self.ty.field_type(&fields[index])
+                        }
                     }
-                },
+                }
                 Shape::Map { value, .. } => {
                     self.twice(&mut seen_keys, &key);
                     self.ty.at(*value)
@@ -102,7 +109,10 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
                 }
             };
             let before = self.found.enter(&key);
-            map.next_value_seed(Walk { ty: below, found: self.found })?;
+            map.next_value_seed(Walk {
+                ty: below,
+                found: self.found,
+            })?;
             self.found.path.truncate(before);
         }
         Ok(())
@@ -118,7 +128,10 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         loop {
             // Writing to a String cannot fail.
             let _ = write!(self.found.path, "[{index}]");
-            let next = list.next_element_seed(Walk { ty: below, found: self.found })?;
+            let next = list.next_element_seed(Walk {
+                ty: below,
+                found: self.found,
+            })?;
             self.found.path.truncate(before);
             if next.is_none() {
                 return Ok(());
@@ -167,20 +180,50 @@ mod tests {
     #[test]
     fn reports() {
         let cases: &[(&str, &str, &[&str])] = &[
-            ("io.k8s.api.core.v1.Pod", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","labels":{"a":"b"}},"spec":{"containers":[{"name":"c"}]}}"#, &[]),
-            ("io.k8s.api.core.v1.Pod", r#"{"spec":{"restartPolice":{"x":[{}]},"containers":[{"name":"a"},{"imag":"x"}]}}"#,
-                &["unknown field \"spec.restartPolice\"", "unknown field \"spec.containers[1].imag\""]),
-            ("io.k8s.api.apps.v1.Deployment", r#"{"spec":{"replicas":1,"replicas":2},"foo":1}"#,
-                &["duplicate field \"spec.replicas\"", "unknown field \"foo\""]),
-            ("io.k8s.api.core.v1.ConfigMap", r#"{"data":{"a":"1","a":"2"},"metadata":{"nam":"x"}}"#,
-                &["duplicate field \"data.a\"", "unknown field \"metadata.nam\""]),
+            (
+                "io.k8s.api.core.v1.Pod",
+                r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","labels":{"a":"b"}},"spec":{"containers":[{"name":"c"}]}}"#,
+                &[],
+            ),
+            (
+                "io.k8s.api.core.v1.Pod",
+                r#"{"spec":{"restartPolice":{"x":[{}]},"containers":[{"name":"a"},{"imag":"x"}]}}"#,
+                &[
+                    "unknown field \"spec.restartPolice\"",
+                    "unknown field \"spec.containers[1].imag\"",
+                ],
+            ),
+            (
+                "io.k8s.api.apps.v1.Deployment",
+                r#"{"spec":{"replicas":1,"replicas":2},"foo":1}"#,
+                &["duplicate field \"spec.replicas\"", "unknown field \"foo\""],
+            ),
+            (
+                "io.k8s.api.core.v1.ConfigMap",
+                r#"{"data":{"a":"1","a":"2"},"metadata":{"nam":"x"}}"#,
+                &[
+                    "duplicate field \"data.a\"",
+                    "unknown field \"metadata.nam\"",
+                ],
+            ),
             ("io.k8s.api.core.v1.ConfigMap", r#"{"data":{"a""#, &[]),
-            ("io.k8s.api.apps.v1.ControllerRevision", r#"{"data":{"spec":{"anything":[1,{"a":null}]}},"revision":1}"#, &[]),
-            ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
-                r#"{"spec":{"versions":[{"schema":{"openAPIV3Schema":{"properties":{"a":{"items":{"type":"string"},"default":{"x":1}}}}}}]}}"#, &[]),
+            (
+                "io.k8s.api.apps.v1.ControllerRevision",
+                r#"{"data":{"spec":{"anything":[1,{"a":null}]}},"revision":1}"#,
+                &[],
+            ),
+            (
+                "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+                r#"{"spec":{"versions":[{"schema":{"openAPIV3Schema":{"properties":{"a":{"items":{"type":"string"},"default":{"x":1}}}}}}]}}"#,
+                &[],
+            ),
         ];
         for (definition, body, expected) in cases {
-            assert_eq!(unknown_fields(body.as_bytes(), Schema::get().of(definition)), *expected, "{body}");
+            assert_eq!(
+                unknown_fields(body.as_bytes(), Schema::get().of(definition)),
+                *expected,
+                "{body}"
+            );
         }
     }
 

@@ -85,24 +85,44 @@ impl Schema {
 
     /// The type of a definition; one nobody knows is untyped.
     pub fn of(&self, definition: &str) -> TypeRef<'_> {
-        TypeRef { schema: self, id: self.by_definition.get(definition).copied().unwrap_or(UNTYPED) }
+        TypeRef {
+            schema: self,
+            id: self
+                .by_definition
+                .get(definition)
+                .copied()
+                .unwrap_or(UNTYPED),
+        }
     }
 
     /// A type that accepts anything, for custom resources without a schema.
     pub fn untyped() -> TypeRef<'static> {
-        TypeRef { schema: Schema::get(), id: UNTYPED }
+        TypeRef {
+            schema: Schema::get(),
+            id: UNTYPED,
+        }
     }
 
     /// How many fields the largest type has.
     #[cfg(test)]
     pub(crate) fn widest(&self) -> usize {
-        let fields = |shape: &Shape| if let Shape::Struct { fields, .. } = shape { fields.len() } else { 0 };
+        let fields = |shape: &Shape| {
+            if let Shape::Struct { fields, .. } = shape {
+                fields.len()
+            } else {
+                0
+            }
+        };
         self.nodes.iter().map(fields).max().unwrap_or(0)
     }
 
     fn build(definitions: &Map<String, Value>, facts: &Facts) -> Schema {
         let mut schema = Schema {
-            nodes: vec![Shape::Untyped { atomic: false }, Shape::Untyped { atomic: true }, Shape::Scalar],
+            nodes: vec![
+                Shape::Untyped { atomic: false },
+                Shape::Untyped { atomic: true },
+                Shape::Scalar,
+            ],
             by_definition: HashMap::with_capacity(definitions.len()),
         };
         for name in definitions.keys() {
@@ -135,12 +155,20 @@ impl Schema {
         }
         let Some(properties) = definition.get("properties").and_then(Value::as_object) else {
             return match definition.get("type").and_then(Value::as_str) {
-                Some("object") => Shape::Struct { fields: Vec::new(), atomic: false },
+                Some("object") => Shape::Struct {
+                    fields: Vec::new(),
+                    atomic: false,
+                },
                 _ => Shape::Scalar,
             };
         };
-        let required: Vec<&str> =
-            definition.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = definition
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let mut fields: Vec<Field> = properties
             .iter()
             .map(|(field, property)| {
@@ -156,7 +184,10 @@ impl Schema {
             })
             .collect();
         fields.sort_by(|a, b| a.name.cmp(&b.name));
-        Shape::Struct { fields, atomic: facts.of(name, ".").map_type == "atomic" }
+        Shape::Struct {
+            fields,
+            atomic: facts.of(name, ".").map_type == "atomic",
+        }
     }
 
     fn property(&mut self, definition: &str, field: &str, property: &Value, facts: &Facts) -> u32 {
@@ -164,11 +195,17 @@ impl Schema {
         if let Some(name) = reference(property) {
             let id = self.by_definition.get(name).copied().unwrap_or(UNTYPED);
             // A field may be atomic though its type is not, as a Service's selector's is.
-            return if fact.map_type == "atomic" { ATOMIC } else { id };
+            return if fact.map_type == "atomic" {
+                ATOMIC
+            } else {
+                id
+            };
         }
         match property.get("type").and_then(Value::as_str) {
             Some("array") => {
-                let item = property.get("items").map_or(UNTYPED, |items| self.property("", "", items, facts));
+                let item = property
+                    .get("items")
+                    .map_or(UNTYPED, |items| self.property("", "", items, facts));
                 let kind = match fact.list_type {
                     "set" => ListKind::Set,
                     "map" => ListKind::Map(self.keys(property, fact.list_map_keys, facts)),
@@ -179,7 +216,10 @@ impl Schema {
             Some("object") => match property.get("additionalProperties") {
                 Some(values) => {
                     let value = self.property("", "", values, facts);
-                    self.push(Shape::Map { value, atomic: fact.map_type == "atomic" })
+                    self.push(Shape::Map {
+                        value,
+                        atomic: fact.map_type == "atomic",
+                    })
                 }
                 None => UNTYPED,
             },
@@ -194,7 +234,10 @@ impl Schema {
         keys.split(',')
             .map(|key| {
                 let default = facts.of(item, key).default;
-                ListKey { name: key.into(), default: (!default.is_empty()).then(|| Value::from(default)) }
+                ListKey {
+                    name: key.into(),
+                    default: (!default.is_empty()).then(|| Value::from(default)),
+                }
             })
             .collect()
     }
@@ -215,7 +258,10 @@ impl<'a> TypeRef<'a> {
 
     /// The type at an index found inside a [`Shape`].
     pub(crate) fn at(self, id: u32) -> TypeRef<'a> {
-        TypeRef { schema: self.schema, id }
+        TypeRef {
+            schema: self.schema,
+            id,
+        }
     }
 
     pub(crate) fn field_type(self, field: &Field) -> TypeRef<'a> {
@@ -225,9 +271,10 @@ impl<'a> TypeRef<'a> {
     /// A struct's field by name.
     pub fn field(self, name: &str) -> Option<&'a Field> {
         match self.shape() {
-            Shape::Struct { fields, .. } => {
-                fields.binary_search_by(|field| (*field.name).cmp(name)).ok().map(|index| &fields[index])
-            }
+            Shape::Struct { fields, .. } => fields
+                .binary_search_by(|field| (*field.name).cmp(name))
+                .ok()
+                .map(|index| &fields[index]),
             _ => None,
         }
     }

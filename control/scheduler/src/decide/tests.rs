@@ -57,7 +57,12 @@ fn decided(pod: &PodView, cluster: &Cluster) -> String {
         Err(refusal) => match preempt(pod, cluster, &refusal) {
             Ok(victims) => {
                 let names: Vec<&str> = victims.pods.iter().map(|name| name.name.as_str()).collect();
-                format!("{} (preempts {} on {})", explain(&refusal, ""), names.join(" "), victims.node)
+                format!(
+                    "{} (preempts {} on {})",
+                    explain(&refusal, ""),
+                    names.join(" "),
+                    victims.node
+                )
             }
             Err(why) => explain(&refusal, &why),
         },
@@ -68,16 +73,30 @@ fn decided(pod: &PodView, cluster: &Cluster) -> String {
 fn refusals_read_as_upstreams() {
     let cordoned = json!({"spec": {"unschedulable": true, "taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}});
     let tainted = json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}});
-    let three = [node("a", json!({})), node("b", json!({})), node("c", json!({}))];
+    let three = [
+        node("a", json!({})),
+        node("b", json!({})),
+        node("c", json!({})),
+    ];
     let ssd = json!({"metadata": {"labels": {"disk": "ssd"}}});
-    let on = |name: &str, node: &str, over: Value| pod(name, merged(over, &json!({"spec": {"nodeName": node}})));
-    let port = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}});
-    let required = |terms: Value| {
-        json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}})
+    let on = |name: &str, node: &str, over: Value| {
+        pod(name, merged(over, &json!({"spec": {"nodeName": node}})))
     };
-    let named = |name: &str| required(json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]));
+    let port = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}});
+    let required = |terms: Value| json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}});
+    let named = |name: &str| {
+        required(
+            json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]),
+        )
+    };
     let cases: Vec<(&str, Vec<Node>, Vec<PodView>, Value, &str)> = vec![
-        ("no nodes", vec![], vec![], json!({}), "no nodes available to schedule pods"),
+        (
+            "no nodes",
+            vec![],
+            vec![],
+            json!({}),
+            "no nodes available to schedule pods",
+        ),
         (
             "nothing has so much",
             three.to_vec(),
@@ -94,9 +113,17 @@ fn refusals_read_as_upstreams() {
         ),
         (
             "of every kind",
-            vec![node("a", cordoned.clone()), node("b", tainted), node("c", json!({})), node("d", ssd.clone())],
+            vec![
+                node("a", cordoned.clone()),
+                node("b", tainted),
+                node("c", json!({})),
+                node("d", ssd.clone()),
+            ],
             vec![on("x", "d", cpu("4"))],
-            merged(cpu("1"), &json!({"spec": {"nodeSelector": {"disk": "ssd"}}})),
+            merged(
+                cpu("1"),
+                &json!({"spec": {"nodeSelector": {"disk": "ssd"}}}),
+            ),
             "0/4 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector, \
              1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/4 nodes are available: \
              1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling.",
@@ -135,7 +162,10 @@ fn refusals_read_as_upstreams() {
             "but not for one that does not want it",
             vec![node("a", json!({}))],
             vec![on("low", "a", cpu("4"))],
-            merged(cpu("2"), &json!({"spec": {"priority": 10, "preemptionPolicy": "Never"}})),
+            merged(
+                cpu("2"),
+                &json!({"spec": {"priority": 10, "preemptionPolicy": "Never"}}),
+            ),
             "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.",
         ),
         (
@@ -158,7 +188,10 @@ fn refusals_read_as_upstreams() {
         ),
         (
             "spread evenly",
-            vec![node("a", json!({})), node("b", json!({"spec": {"unschedulable": true}}))],
+            vec![
+                node("a", json!({})),
+                node("b", json!({"spec": {"unschedulable": true}})),
+            ],
             vec![on("x", "a", json!({}))],
             json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]}}),
@@ -167,36 +200,72 @@ fn refusals_read_as_upstreams() {
         ),
     ];
     for (name, nodes, placed, wanted, expected) in cases {
-        assert_eq!(decided(&pod("p", wanted), &cluster(&nodes, &placed)), expected, "{name}");
+        assert_eq!(
+            decided(&pod("p", wanted), &cluster(&nodes, &placed)),
+            expected,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn the_best_node() {
     let labelled = |name: &str, labels: Value| node(name, json!({"metadata": {"labels": labels}}));
-    let on = |name: &str, node: &str, over: Value| pod(name, merged(over, &json!({"spec": {"nodeName": node}})));
+    let on = |name: &str, node: &str, over: Value| {
+        pod(name, merged(over, &json!({"spec": {"nodeName": node}})))
+    };
     let mut with_peers = pod("p", json!({}));
     with_peers.peers = Some(caravel_api::selector::Selector::parse("app=web").unwrap());
     let prefers = json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}}});
     let near = json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"labelSelector": {"matchLabels": {"app": "cache"}}, "topologyKey": "zone"}]}}}});
-    let cache = |node: &str| on("cache", node, json!({"metadata": {"labels": {"app": "cache"}}}));
+    let cache = |node: &str| {
+        on(
+            "cache",
+            node,
+            json!({"metadata": {"labels": {"app": "cache"}}}),
+        )
+    };
     let dislikes = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
     let cases: Vec<(&str, Vec<Node>, Vec<PodView>, PodView, &str)> = vec![
-        ("the emptier", vec![node("a", json!({})), node("b", json!({}))], vec![on("x", "a", cpu("1"))], pod("p", cpu("1")), "b"),
-        ("the preferred", vec![node("a", json!({})), labelled("b", json!({"disk": "ssd"}))], vec![], pod("p", prefers), "b"),
-        ("the one without a dislike", vec![node("a", dislikes), node("b", json!({}))], vec![], pod("p", json!({})), "b"),
+        (
+            "the emptier",
+            vec![node("a", json!({})), node("b", json!({}))],
+            vec![on("x", "a", cpu("1"))],
+            pod("p", cpu("1")),
+            "b",
+        ),
+        (
+            "the preferred",
+            vec![node("a", json!({})), labelled("b", json!({"disk": "ssd"}))],
+            vec![],
+            pod("p", prefers),
+            "b",
+        ),
+        (
+            "the one without a dislike",
+            vec![node("a", dislikes), node("b", json!({}))],
+            vec![],
+            pod("p", json!({})),
+            "b",
+        ),
         (
             "the one without a peer",
             vec![node("a", json!({})), node("b", json!({}))],
-            vec![on("x", "a", json!({})), on("y", "b", json!({"metadata": {"labels": {"app": "other"}}}))],
+            vec![
+                on("x", "a", json!({})),
+                on("y", "b", json!({"metadata": {"labels": {"app": "other"}}})),
+            ],
             with_peers,
             "b",
         ),
         (
             "near the cache",
-            vec![labelled("a", json!({"zone": "1"})), labelled("b", json!({"zone": "2"}))],
+            vec![
+                labelled("a", json!({"zone": "1"})),
+                labelled("b", json!({"zone": "2"})),
+            ],
             vec![cache("b")],
             pod("p", near.clone()),
             "b",
@@ -205,12 +274,19 @@ fn the_best_node() {
             "the first of a group that wants to be near itself",
             vec![labelled("a", json!({"zone": "1"}))],
             vec![],
-            pod("p", merged(near, &json!({"metadata": {"labels": {"app": "cache"}}}))),
+            pod(
+                "p",
+                merged(near, &json!({"metadata": {"labels": {"app": "cache"}}})),
+            ),
             "a",
         ),
     ];
     for (name, nodes, placed, wanted, expected) in cases {
-        assert_eq!(decided(&wanted, &cluster(&nodes, &placed)), expected, "{name}");
+        assert_eq!(
+            decided(&wanted, &cluster(&nodes, &placed)),
+            expected,
+            "{name}"
+        );
     }
 }
 
@@ -219,7 +295,10 @@ fn an_assumed_pod_holds_its_place_until_it_is_seen_or_forgotten() {
     let mut cluster = cluster(&[node("a", json!({}))], &[]);
     let (first, second) = (pod("first", cpu("3")), pod("second", cpu("3")));
     cluster.assume(&first, "a");
-    assert!(!cluster.set_pod(first.clone()), "news of the pod without a node changes nothing");
+    assert!(
+        !cluster.set_pod(first.clone()),
+        "news of the pod without a node changes nothing"
+    );
     assert!(decided(&second, &cluster).contains("Insufficient cpu"));
     cluster.forget(&first.name);
     assert_eq!(decided(&second, &cluster), "a");
@@ -228,18 +307,34 @@ fn an_assumed_pod_holds_its_place_until_it_is_seen_or_forgotten() {
 #[test]
 fn room_that_was_promised_is_kept_for_who_matters_as_much() {
     let mut cluster = cluster(&[node("a", json!({}))], &[]);
-    let important = pod("important", merged(cpu("3"), &json!({"spec": {"priority": 10}})));
+    let important = pod(
+        "important",
+        merged(cpu("3"), &json!({"spec": {"priority": 10}})),
+    );
     cluster.nominate(&important, "a");
     assert!(decided(&pod("p", cpu("2")), &cluster).contains("Insufficient cpu"));
     assert_eq!(decided(&important, &cluster), "a");
-    assert_eq!(decided(&pod("more", merged(cpu("2"), &json!({"spec": {"priority": 11}}))), &cluster), "a");
+    assert_eq!(
+        decided(
+            &pod("more", merged(cpu("2"), &json!({"spec": {"priority": 11}}))),
+            &cluster
+        ),
+        "a"
+    );
     cluster.forget_nomination(&important.name);
     assert_eq!(decided(&pod("p", cpu("2")), &cluster), "a");
 }
 
 #[test]
 fn a_part_of_many_nodes_is_enough() {
-    let cases = [(1, 1), (99, 99), (100, 100), (1000, 420), (5000, 500), (10000, 500)];
+    let cases = [
+        (1, 1),
+        (99, 99),
+        (100, 100),
+        (1000, 420),
+        (5000, 500),
+        (10000, 500),
+    ];
     for (nodes, expected) in cases {
         assert_eq!(enough(nodes), expected, "{nodes}");
     }

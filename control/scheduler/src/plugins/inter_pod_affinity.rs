@@ -61,17 +61,24 @@ pub fn filter<'a>(pod: &'a PodView, cluster: &'a Cluster) -> Option<Filter<'a>> 
     let first = wanted.is_empty() && near.iter().all(|term| selected(term, pod));
     Some(Box::new(move |node| {
         let in_place = |term: &'a PodTerm, places: &Places<'a>| {
-            node.labels.get(&term.topology_key).is_some_and(|value| places.contains_key(&(term.topology_key.as_str(), value.as_str())))
+            node.labels.get(&term.topology_key).is_some_and(|value| {
+                places.contains_key(&(term.topology_key.as_str(), value.as_str()))
+            })
         };
         let has_key = |term: &PodTerm| node.labels.contains_key(&term.topology_key);
-        let near_enough = near.iter().all(|term| has_key(term) && (first || in_place(term, &wanted)));
+        let near_enough = near
+            .iter()
+            .all(|term| has_key(term) && (first || in_place(term, &wanted)));
         if !near_enough {
             return Verdict::never("node(s) didn't match pod affinity rules");
         }
         if far.iter().any(|term| in_place(term, &unwanted)) {
             return Verdict::crowded("node(s) didn't match pod anti-affinity rules");
         }
-        if repelled.keys().any(|(key, value)| node.labels.get(*key).is_some_and(|mine| mine == value)) {
+        if repelled
+            .keys()
+            .any(|(key, value)| node.labels.get(*key).is_some_and(|mine| mine == value))
+        {
             return Verdict::crowded("node(s) didn't satisfy existing pods anti-affinity rules");
         }
         Verdict::Fits
@@ -88,14 +95,24 @@ pub fn score<'a>(pod: &'a PodView, cluster: &'a Cluster, _: &[&'a NodeView]) -> 
     if !pod.pods.preferred.is_empty() {
         for node in cluster.nodes() {
             for other in node.pods.values() {
-                for (weight, term) in pod.pods.preferred.iter().filter(|(_, term)| selected(term, other)) {
+                for (weight, term) in pod
+                    .pods
+                    .preferred
+                    .iter()
+                    .filter(|(_, term)| selected(term, other))
+                {
                     weigh(node, &term.topology_key, *weight);
                 }
             }
         }
     }
     for (other, node) in cluster.ruled() {
-        for (weight, term) in other.pods.preferred.iter().filter(|(_, term)| selected(term, pod)) {
+        for (weight, term) in other
+            .pods
+            .preferred
+            .iter()
+            .filter(|(_, term)| selected(term, pod))
+        {
             weigh(node, &term.topology_key, *weight);
         }
         for term in other.pods.near.iter().filter(|term| selected(term, pod)) {
@@ -106,14 +123,25 @@ pub fn score<'a>(pod: &'a PodView, cluster: &'a Cluster, _: &[&'a NodeView]) -> 
         return None;
     }
     Some(Box::new(move |node| {
-        places.iter().filter(|((key, value), _)| node.labels.get(*key).is_some_and(|mine| mine == value)).map(|(_, weight)| weight).sum()
+        places
+            .iter()
+            .filter(|((key, value), _)| node.labels.get(*key).is_some_and(|mine| mine == value))
+            .map(|(_, weight)| weight)
+            .sum()
     }))
 }
 
 /// The lowest becomes 0, the highest 100.
 pub fn normalise(scores: &mut [i64]) {
-    let (min, max) = (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
+    let (min, max) = (
+        scores.iter().copied().min().unwrap_or(0),
+        scores.iter().copied().max().unwrap_or(0),
+    );
     for score in scores {
-        *score = if max == min { 0 } else { MAX_SCORE * (*score - min) / (max - min) };
+        *score = if max == min {
+            0
+        } else {
+            MAX_SCORE * (*score - min) / (max - min)
+        };
     }
 }

@@ -9,7 +9,11 @@ pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
         return None;
     }
     Some(Box::new(|node| {
-        if pod.nodes.allow(node) { Verdict::Fits } else { Verdict::never("node(s) didn't match Pod's node affinity/selector") }
+        if pod.nodes.allow(node) {
+            Verdict::Fits
+        } else {
+            Verdict::never("node(s) didn't match Pod's node affinity/selector")
+        }
     }))
 }
 
@@ -17,5 +21,12 @@ pub fn score<'a>(pod: &'a PodView, _: &'a Cluster, _: &[&'a NodeView]) -> Option
     if pod.nodes.preferred.is_empty() {
         return None;
     }
-    Some(Box::new(|node| pod.nodes.preferred.iter().filter(|(_, term)| term.matches(node)).map(|(weight, _)| weight).sum()))
+    Some(Box::new(|node| {
+        pod.nodes
+            .preferred
+            .iter()
+            .filter(|(_, term)| term.matches(node))
+            .map(|(weight, _)| weight)
+            .sum()
+    }))
 }

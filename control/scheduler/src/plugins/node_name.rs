@@ -7,6 +7,10 @@ use crate::pod::PodView;
 pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
     let wanted = pod.node.as_deref()?;
     Some(Box::new(move |node| {
-        if node.name == wanted { Verdict::Fits } else { Verdict::never("node(s) didn't match the requested node name") }
+        if node.name == wanted {
+            Verdict::Fits
+        } else {
+            Verdict::never("node(s) didn't match the requested node name")
+        }
     }))
 }

@@ -9,7 +9,11 @@ pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
         return None;
     }
     Some(Box::new(|node| {
-        if pod.ports.iter().any(|wanted| node.ports.iter().any(|taken| wanted.conflicts(taken))) {
+        if pod
+            .ports
+            .iter()
+            .any(|wanted| node.ports.iter().any(|taken| wanted.conflicts(taken)))
+        {
             Verdict::crowded("node(s) didn't have free ports for the requested pod ports")
         } else {
             Verdict::Fits

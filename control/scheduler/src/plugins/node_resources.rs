@@ -15,9 +15,16 @@ pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
         let (wanted, used, has) = (&pod.requests, &node.requested, &node.allocatable);
         lack.check("cpu", wanted.milli_cpu, used.milli_cpu, has.milli_cpu);
         lack.check("memory", wanted.memory, used.memory, has.memory);
-        lack.check("ephemeral-storage", wanted.ephemeral, used.ephemeral, has.ephemeral);
+        lack.check(
+            "ephemeral-storage",
+            wanted.ephemeral,
+            used.ephemeral,
+            has.ephemeral,
+        );
         for (name, wanted) in &wanted.extended {
-            let of = |amounts: &std::collections::BTreeMap<String, i64>| amounts.get(name).copied().unwrap_or(0);
+            let of = |amounts: &std::collections::BTreeMap<String, i64>| {
+                amounts.get(name).copied().unwrap_or(0)
+            };
             lack.check(name, *wanted, of(&used.extended), of(&has.extended));
         }
         lack.verdict()
@@ -44,6 +51,13 @@ impl Lack {
     }
 
     fn verdict(self) -> Verdict {
-        if self.reasons.is_empty() { Verdict::Fits } else { Verdict::Unfit { reasons: self.reasons, helpless: self.helpless } }
+        if self.reasons.is_empty() {
+            Verdict::Fits
+        } else {
+            Verdict::Unfit {
+                reasons: self.reasons,
+                helpless: self.helpless,
+            }
+        }
     }
 }

@@ -15,6 +15,10 @@ pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
     };
     let tolerated = is_tolerated(&taint, &pod.tolerations);
     Some(Box::new(move |node| {
-        if node.unschedulable && !tolerated { Verdict::never("node(s) were unschedulable") } else { Verdict::Fits }
+        if node.unschedulable && !tolerated {
+            Verdict::never("node(s) were unschedulable")
+        } else {
+            Verdict::Fits
+        }
     }))
 }

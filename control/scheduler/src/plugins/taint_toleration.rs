@@ -10,7 +10,12 @@ use crate::pod::PodView;
 pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
     Some(Box::new(|node| {
         let repels = |taint: &&Taint| taint.effect == "NoSchedule" || taint.effect == "NoExecute";
-        match node.taints.iter().filter(repels).find(|taint| !is_tolerated(taint, &pod.tolerations)) {
+        match node
+            .taints
+            .iter()
+            .filter(repels)
+            .find(|taint| !is_tolerated(taint, &pod.tolerations))
+        {
             None => Verdict::Fits,
             Some(_) => Verdict::never("node(s) had untolerated taint(s)"),
         }
@@ -19,7 +24,9 @@ pub fn filter<'a>(pod: &'a PodView, _: &'a Cluster) -> Option<Filter<'a>> {
 
 pub fn score<'a>(pod: &'a PodView, _: &'a Cluster, _: &[&'a NodeView]) -> Option<Score<'a>> {
     Some(Box::new(|node| {
-        let disliked = |taint: &&Taint| taint.effect == "PreferNoSchedule" && !is_tolerated(taint, &pod.tolerations);
+        let disliked = |taint: &&Taint| {
+            taint.effect == "PreferNoSchedule" && !is_tolerated(taint, &pod.tolerations)
+        };
         node.taints.iter().filter(disliked).count() as i64
     }))
 }
@@ -53,13 +60,24 @@ mod tests {
 
     #[test]
     fn tolerations() {
-        let taint: Taint = serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
+        let taint: Taint =
+            serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"}))
+                .unwrap();
         let cases = [
-            (json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"}), true),
+            (
+                json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"}),
+                true,
+            ),
             (json!({"key": "k", "value": "v"}), true),
-            (json!({"key": "k", "operator": "Equal", "value": "w", "effect": "NoSchedule"}), false),
+            (
+                json!({"key": "k", "operator": "Equal", "value": "w", "effect": "NoSchedule"}),
+                false,
+            ),
             (json!({"key": "k", "operator": "Exists"}), true),
-            (json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}), false),
+            (
+                json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}),
+                false,
+            ),
             (json!({"operator": "Exists"}), true),
             (json!({"key": "other", "operator": "Exists"}), false),
         ];

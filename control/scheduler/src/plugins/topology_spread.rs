@@ -20,7 +20,11 @@ const NONE: i64 = -1;
 fn count(rule: &SpreadRule, namespace: &str, node: &NodeView) -> i64 {
     node.pods
         .values()
-        .filter(|other| other.name.namespace == namespace && !other.terminating && rule.selector.matches(&other.labels))
+        .filter(|other| {
+            other.name.namespace == namespace
+                && !other.terminating
+                && rule.selector.matches(&other.labels)
+        })
         .count() as i64
 }
 
@@ -28,7 +32,11 @@ fn count(rule: &SpreadRule, namespace: &str, node: &NodeView) -> i64 {
 fn counts(rule: &SpreadRule, pod: &PodView, node: &NodeView) -> bool {
     let repels = |effect: &str| effect == "NoSchedule" || effect == "NoExecute";
     (!rule.honor_affinity || pod.nodes.allow(node))
-        && (!rule.honor_taints || node.taints.iter().all(|taint| !repels(&taint.effect) || is_tolerated(taint, &pod.tolerations)))
+        && (!rule.honor_taints
+            || node
+                .taints
+                .iter()
+                .all(|taint| !repels(&taint.effect) || is_tolerated(taint, &pod.tolerations)))
 }
 
 struct Domains<'a> {
@@ -48,18 +56,35 @@ pub fn filter<'a>(pod: &'a PodView, cluster: &'a Cluster) -> Option<Filter<'a>> 
         let mut pods: HashMap<&str, i64> = HashMap::new();
         for node in cluster.nodes() {
             let complete = rules.iter().all(|rule| node.labels.contains_key(&rule.key));
-            if let Some(place) = node.labels.get(&rule.key).filter(|_| complete && counts(rule, pod, node)) {
+            if let Some(place) = node
+                .labels
+                .get(&rule.key)
+                .filter(|_| complete && counts(rule, pod, node))
+            {
                 *pods.entry(place).or_default() += count(rule, &pod.name.namespace, node);
             }
         }
-        let enough = rule.min_domains.is_none_or(|least| pods.len() as i64 >= least);
-        let fewest = if enough { pods.values().copied().min().unwrap_or(0) } else { 0 };
-        domains.push(Domains { rule, pods, fewest, mine: i64::from(rule.selector.matches(&pod.labels)) });
+        let enough = rule
+            .min_domains
+            .is_none_or(|least| pods.len() as i64 >= least);
+        let fewest = if enough {
+            pods.values().copied().min().unwrap_or(0)
+        } else {
+            0
+        };
+        domains.push(Domains {
+            rule,
+            pods,
+            fewest,
+            mine: i64::from(rule.selector.matches(&pod.labels)),
+        });
     }
     Some(Box::new(move |node| {
         for domain in &domains {
             let Some(place) = node.labels.get(&domain.rule.key) else {
-                return Verdict::never("node(s) didn't match pod topology spread constraints (missing required label)");
+                return Verdict::never(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
+                );
             };
             let there = domain.pods.get(place.as_str()).copied().unwrap_or(0);
             if there + domain.mine - domain.fewest > domain.rule.max_skew {
@@ -70,10 +95,18 @@ pub fn filter<'a>(pod: &'a PodView, cluster: &'a Cluster) -> Option<Filter<'a>> 
     }))
 }
 
-pub fn score<'a>(pod: &'a PodView, cluster: &'a Cluster, fitting: &[&'a NodeView]) -> Option<Score<'a>> {
+pub fn score<'a>(
+    pod: &'a PodView,
+    cluster: &'a Cluster,
+    fitting: &[&'a NodeView],
+) -> Option<Score<'a>> {
     let own = !pod.spread.is_empty();
     let rules: Vec<SpreadRule> = if own {
-        pod.spread.iter().filter(|rule| !rule.hard).cloned().collect()
+        pod.spread
+            .iter()
+            .filter(|rule| !rule.hard)
+            .cloned()
+            .collect()
     } else {
         defaults(pod)
     };
@@ -81,16 +114,33 @@ pub fn score<'a>(pod: &'a PodView, cluster: &'a Cluster, fitting: &[&'a NodeView
         return None;
     }
     // The pod's own rules judge only nodes that have all labels; the system's judge by what there is.
-    let judged = move |rules: &[SpreadRule], node: &NodeView| !own || rules.iter().all(|rule| node.labels.contains_key(&rule.key));
+    let judged = move |rules: &[SpreadRule], node: &NodeView| {
+        !own || rules.iter().all(|rule| node.labels.contains_key(&rule.key))
+    };
     let mut prepared: Vec<(SpreadRule, f64, HashMap<&'a str, i64>)> = Vec::new();
     for rule in &rules {
-        let places: HashSet<&'a str> =
-            fitting.iter().filter(|node| judged(&rules, node)).filter_map(|node| node.labels.get(&rule.key)).map(String::as_str).collect();
-        let size = if rule.key == HOSTNAME { fitting.iter().filter(|node| judged(&rules, node)).count() } else { places.len() };
+        let places: HashSet<&'a str> = fitting
+            .iter()
+            .filter(|node| judged(&rules, node))
+            .filter_map(|node| node.labels.get(&rule.key))
+            .map(String::as_str)
+            .collect();
+        let size = if rule.key == HOSTNAME {
+            fitting.iter().filter(|node| judged(&rules, node)).count()
+        } else {
+            places.len()
+        };
         let mut pods: HashMap<&'a str, i64> = HashMap::new();
         if rule.key != HOSTNAME && !places.is_empty() {
-            for node in cluster.nodes().filter(|node| judged(&rules, node) && counts(rule, pod, node)) {
-                if let Some(place) = node.labels.get(&rule.key).filter(|place| places.contains(place.as_str())) {
+            for node in cluster
+                .nodes()
+                .filter(|node| judged(&rules, node) && counts(rule, pod, node))
+            {
+                if let Some(place) = node
+                    .labels
+                    .get(&rule.key)
+                    .filter(|place| places.contains(place.as_str()))
+                {
                     *pods.entry(place).or_default() += count(rule, &pod.name.namespace, node);
                 }
             }
@@ -103,7 +153,9 @@ pub fn score<'a>(pod: &'a PodView, cluster: &'a Cluster, fitting: &[&'a NodeView
         }
         let mut score = 0.0;
         for (rule, weight, pods) in &prepared {
-            let Some(place) = node.labels.get(&rule.key) else { continue };
+            let Some(place) = node.labels.get(&rule.key) else {
+                continue;
+            };
             let there = if rule.key == HOSTNAME {
                 count(rule, &pod.name.namespace, node)
             } else {
@@ -117,7 +169,9 @@ pub fn score<'a>(pod: &'a PodView, cluster: &'a Cluster, fitting: &[&'a NodeView
 
 /// The system's rules, for pods of a service or an owner.
 fn defaults(pod: &PodView) -> Vec<SpreadRule> {
-    let Some(selector) = &pod.peers else { return Vec::new() };
+    let Some(selector) = &pod.peers else {
+        return Vec::new();
+    };
     [(HOSTNAME, 3), (ZONE, 5)]
         .into_iter()
         .map(|(key, max_skew)| SpreadRule {

@@ -18,7 +18,12 @@ impl Lab {
         let hand = Arc::new(FakeHand::new(store.clone()));
         let cancel = CancellationToken::new();
         let running = tokio::spawn(run(store.clone(), hand.clone(), cancel.clone()));
-        Lab { store, hand, cancel, running }
+        Lab {
+            store,
+            hand,
+            cancel,
+            running,
+        }
     }
 
     async fn node(&self, name: &str, cpu: &str) {
@@ -36,13 +41,19 @@ impl Lab {
 
     fn value(&self, name: &str) -> Value {
         let entry = self.store.snapshot().entry(&Pod::row().key("ns", name));
-        entry.map_or(Value::Null, |entry| serde_json::from_slice(&entry.json).unwrap())
+        entry.map_or(Value::Null, |entry| {
+            serde_json::from_slice(&entry.json).unwrap()
+        })
     }
 
     async fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !holds() {
-            assert!(Instant::now() < deadline, "{what}: {:?}", self.hand.log.lock());
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {:?}",
+                self.hand.log.lock()
+            );
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -53,7 +64,13 @@ impl Lab {
         events
             .list(&range)
             .map(|entry| serde_json::from_slice::<Value>(&entry.json).unwrap())
-            .map(|event| format!("{} {}", event["reason"].as_str().unwrap(), event["message"].as_str().unwrap()))
+            .map(|event| {
+                format!(
+                    "{} {}",
+                    event["reason"].as_str().unwrap(),
+                    event["message"].as_str().unwrap()
+                )
+            })
             .collect()
     }
 
@@ -67,9 +84,14 @@ impl Lab {
 async fn a_pod_waits_for_a_node_and_gets_it() {
     let lab = Lab::start().await;
     lab.pod("p", "1", 0).await;
-    lab.until("it is told", || lab.value("p")["status"]["conditions"][0]["message"] == "no nodes available to schedule pods").await;
+    lab.until("it is told", || {
+        lab.value("p")["status"]["conditions"][0]["message"]
+            == "no nodes available to schedule pods"
+    })
+    .await;
     lab.node("n", "4").await;
-    lab.until("it is bound", || lab.value("p")["spec"]["nodeName"] == "n").await;
+    lab.until("it is bound", || lab.value("p")["spec"]["nodeName"] == "n")
+        .await;
     lab.until("events", || {
         let events = lab.events();
         events.contains(&"FailedScheduling no nodes available to schedule pods".to_owned())
@@ -87,9 +109,20 @@ async fn pods_that_do_not_fit_together_are_not_bound_together() {
     for name in ["p1", "p2", "p3"] {
         lab.pod(name, "1", 0).await;
     }
-    let placed = || ["p1", "p2", "p3"].iter().filter(|name| lab.value(name)["spec"]["nodeName"].is_string()).count();
-    let refused = || ["p1", "p2", "p3"].iter().filter(|name| lab.value(name)["status"]["conditions"][0]["reason"] == "Unschedulable").count();
-    lab.until("two of three", || placed() == 2 && refused() == 1).await;
+    let placed = || {
+        ["p1", "p2", "p3"]
+            .iter()
+            .filter(|name| lab.value(name)["spec"]["nodeName"].is_string())
+            .count()
+    };
+    let refused = || {
+        ["p1", "p2", "p3"]
+            .iter()
+            .filter(|name| lab.value(name)["status"]["conditions"][0]["reason"] == "Unschedulable")
+            .count()
+    };
+    lab.until("two of three", || placed() == 2 && refused() == 1)
+        .await;
     lab.stop().await;
 }
 
@@ -98,10 +131,20 @@ async fn one_that_matters_more_makes_another_go() {
     let lab = Lab::start().await;
     lab.node("n", "1").await;
     lab.pod("low", "1", 1).await;
-    lab.until("low is bound", || lab.value("low")["spec"]["nodeName"] == "n").await;
+    lab.until("low is bound", || {
+        lab.value("low")["spec"]["nodeName"] == "n"
+    })
+    .await;
     lab.pod("high", "1", 9).await;
-    lab.until("high is bound", || lab.value("high")["spec"]["nodeName"] == "n").await;
+    lab.until("high is bound", || {
+        lab.value("high")["spec"]["nodeName"] == "n"
+    })
+    .await;
     assert_eq!(lab.value("low"), Value::Null);
-    lab.until("it is told", || lab.events().contains(&"Preempted Preempted by pod high on node n".to_owned())).await;
+    lab.until("it is told", || {
+        lab.events()
+            .contains(&"Preempted Preempted by pod high on node n".to_owned())
+    })
+    .await;
     lab.stop().await;
 }

@@ -16,9 +16,17 @@ use crate::tree::TypeRef;
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// See [`super::apply`].
-pub(super) fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writer: &Writer<'_>, force: bool) -> Result<Value, ApplyError> {
+pub(super) fn apply(
+    live: Option<&Value>,
+    applied: &Value,
+    ty: TypeRef<'_>,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
     if entries::of(applied).is_some_and(|list| !list.is_null()) {
-        return Err(ApplyError::Malformed("metadata.managedFields must be nil".into()));
+        return Err(ApplyError::Malformed(
+            "metadata.managedFields must be nil".into(),
+        ));
     }
     let empty = json!({});
     let base = live.unwrap_or(&empty);
@@ -28,7 +36,10 @@ pub(super) fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writ
     track::strip(&mut fields, writer.subresource);
     let mine = Entry::new(writer, true, fields);
     let mut others = before.clone();
-    let last = others.iter().position(|entry| entry.belongs_to(&mine)).map(|index| others.remove(index));
+    let last = others
+        .iter()
+        .position(|entry| entry.belongs_to(&mine))
+        .map(|index| others.remove(index));
 
     let mut result = walk::merge(base, applied, ty);
     keep_servers_own(&mut result, base, applied);
@@ -55,7 +66,10 @@ pub(super) fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writ
     for other in &mut others {
         other.fields.subtract(&difference.removed);
     }
-    if live.is_some() && difference.is_empty() && last.as_ref().is_some_and(|last| unchanged(last, &mine)) {
+    if live.is_some()
+        && difference.is_empty()
+        && last.as_ref().is_some_and(|last| unchanged(last, &mine))
+    {
         // Nothing changed and nobody gained: the object stays as it is, time included.
         return Ok(base.clone());
     }
@@ -66,7 +80,9 @@ pub(super) fn apply(live: Option<&Value>, applied: &Value, ty: TypeRef<'_>, writ
 
 /// `creationTimestamp: null`, as kubectl prints it, takes nothing away.
 fn keep_servers_own(result: &mut Value, base: &Value, applied: &Value) {
-    let Some(metadata) = result.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(metadata) = result.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return;
+    };
     for key in track::SERVERS_OWN {
         if applied["metadata"].get(key).is_some_and(Value::is_null) {
             match base["metadata"].get(key) {
@@ -90,7 +106,14 @@ fn managers(live: Option<&Value>, ty: TypeRef<'_>, writer: &Writer<'_>) -> Vec<E
     }
     let mut fields = walk::field_set(live, ty);
     track::strip(&mut fields, writer.subresource);
-    vec![Entry::new(&Writer { manager: BEFORE_FIRST_APPLY, ..*writer }, false, fields)]
+    vec![Entry::new(
+        &Writer {
+            manager: BEFORE_FIRST_APPLY,
+            ..*writer
+        },
+        false,
+        fields,
+    )]
 }
 
 /// Takes away what the manager applied last time, no longer applies, and nobody else owns.
@@ -110,30 +133,48 @@ fn prune(merged: Value, last: &Set, mine: &Set, others: &[Entry], ty: TypeRef<'_
     }
     // First everything of last time goes, then what somebody owns comes back, then what only hung below it.
     let pruned = without(&last);
-    let pruned = without(&merged_fields.clone().minus(&fields(&pruned)).minus(&named(&owned)));
+    let pruned = without(
+        &merged_fields
+            .clone()
+            .minus(&fields(&pruned))
+            .minus(&named(&owned)),
+    );
     without(&merged_fields.minus(&fields(&pruned)).intersection(&last))
 }
 
 fn refuse(others: &[Entry], conflicts: &[(usize, Set)]) -> ApplyError {
     let mut by_manager: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (index, taken) in conflicts {
-        by_manager.entry(name(&others[*index])).or_default().extend(taken.paths());
+        by_manager
+            .entry(name(&others[*index]))
+            .or_default()
+            .extend(taken.paths());
     }
     let causes: Vec<ConflictCause> = by_manager
         .iter()
         .flat_map(|(manager, fields)| {
-            fields.iter().map(move |field| ConflictCause { message: format!("conflict with {manager}"), field: field.clone() })
+            fields.iter().map(move |field| ConflictCause {
+                message: format!("conflict with {manager}"),
+                field: field.clone(),
+            })
         })
         .collect();
     let message = match causes.as_slice() {
-        [only] => format!("Apply failed with 1 conflict: {}: {}", only.message, only.field),
+        [only] => format!(
+            "Apply failed with 1 conflict: {}: {}",
+            only.message, only.field
+        ),
         many => {
             let mut lines = Vec::new();
             for (manager, fields) in &by_manager {
                 lines.push(format!("conflicts with {manager}:"));
                 lines.extend(fields.iter().map(|field| format!("- {field}")));
             }
-            format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
+            format!(
+                "Apply failed with {} conflicts: {}",
+                many.len(),
+                lines.join("\n")
+            )
         }
     };
     ApplyError::Conflict { message, causes }

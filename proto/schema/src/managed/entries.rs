@@ -45,7 +45,13 @@ impl Entry {
     }
 
     fn decode(value: &Value) -> Option<Entry> {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+        let text = |name: &str| {
+            value
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .to_owned()
+        };
         let operation = text("operation");
         if operation != "Apply" && operation != "Update" {
             return None;
@@ -107,7 +113,15 @@ pub(crate) fn store(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|entry| !entry.fields.is_empty());
     cap(&mut entries);
     entries.sort_by(|a, b| {
-        let key = |entry: &Entry| (!entry.apply, entry.time.clone(), entry.manager.clone(), entry.api_version.clone(), entry.subresource.clone());
+        let key = |entry: &Entry| {
+            (
+                !entry.apply,
+                entry.time.clone(),
+                entry.manager.clone(),
+                entry.api_version.clone(),
+                entry.subresource.clone(),
+            )
+        };
         key(a).cmp(&key(b))
     });
     let list: Vec<Value> = entries.iter().map(Entry::encode).collect();
@@ -116,10 +130,16 @@ pub(crate) fn store(object: &mut Value, mut entries: Vec<Entry>) {
 
 /// Sets or removes `metadata.managedFields`.
 pub(crate) fn put(object: &mut Value, list: Option<Value>) {
-    let Some(object) = object.as_object_mut() else { return };
+    let Some(object) = object.as_object_mut() else {
+        return;
+    };
     match list {
         Some(list) => {
-            if let Some(metadata) = object.entry("metadata").or_insert_with(|| json!({})).as_object_mut() {
+            if let Some(metadata) = object
+                .entry("metadata")
+                .or_insert_with(|| json!({}))
+                .as_object_mut()
+            {
                 metadata.insert("managedFields".into(), list);
             }
         }
@@ -133,7 +153,9 @@ pub(crate) fn put(object: &mut Value, list: Option<Value>) {
 
 /// Melts the oldest updates into one entry per version when there are too many.
 fn cap(entries: &mut Vec<Entry>) {
-    let mut updates: Vec<usize> = (0..entries.len()).filter(|index| !entries[*index].apply).collect();
+    let mut updates: Vec<usize> = (0..entries.len())
+        .filter(|index| !entries[*index].apply)
+        .collect();
     if updates.len() <= MAX_UPDATE_MANAGERS {
         return;
     }

@@ -29,7 +29,9 @@ impl Set {
     /// From FieldsV1; what is not understood is left out.
     pub(crate) fn decode(fields: &Value) -> Set {
         let mut set = Set::default();
-        let Some(map) = fields.as_object() else { return set };
+        let Some(map) = fields.as_object() else {
+            return set;
+        };
         for (key, below) in map {
             if key == "." {
                 set.member = true;
@@ -86,7 +88,10 @@ impl Set {
     }
 
     pub(crate) fn intersection(&self, other: &Set) -> Set {
-        let mut both = Set { member: self.member && other.member, children: BTreeMap::new() };
+        let mut both = Set {
+            member: self.member && other.member,
+            children: BTreeMap::new(),
+        };
         for (key, ours) in &self.children {
             if let Some(theirs) = other.children.get(key) {
                 both.put(key.clone(), ours.intersection(theirs));
@@ -118,7 +123,10 @@ fn readable(key: &str) -> String {
         Some(("i:", index)) => format!("[{index}]"),
         Some(("k:", keys)) => match serde_json::from_str::<BTreeMap<String, Value>>(keys) {
             Ok(keys) => {
-                let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let keys: Vec<String> = keys
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
                 format!("[{}]", keys.join(","))
             }
             Err(_) => format!("[{keys}]"),
@@ -138,11 +146,29 @@ mod tests {
         let b = json!({"f:data": {"f:y": {}, "f:z": {}}});
         let (a_set, b_set) = (Set::decode(&a), Set::decode(&b));
         assert_eq!(a_set.encode(), a);
-        assert_eq!(a_set.intersection(&b_set).encode(), json!({"f:data": {"f:y": {}}}));
-        assert_eq!(a_set.clone().minus(&b_set).encode(), json!({"f:data": {".": {}, "f:x": {}}, "f:list": a["f:list"]}));
+        assert_eq!(
+            a_set.intersection(&b_set).encode(),
+            json!({"f:data": {"f:y": {}}})
+        );
+        assert_eq!(
+            a_set.clone().minus(&b_set).encode(),
+            json!({"f:data": {".": {}, "f:x": {}}, "f:list": a["f:list"]})
+        );
         let mut both = a_set.clone();
         both.union(&b_set);
-        assert_eq!(both.encode()["f:data"], json!({".": {}, "f:x": {}, "f:y": {}, "f:z": {}}));
-        assert_eq!(a_set.paths(), [".data", ".data.x", ".data.y", ".list[name=\"a\"]", ".list[name=\"a\"].v"]);
+        assert_eq!(
+            both.encode()["f:data"],
+            json!({".": {}, "f:x": {}, "f:y": {}, "f:z": {}})
+        );
+        assert_eq!(
+            a_set.paths(),
+            [
+                ".data",
+                ".data.x",
+                ".data.y",
+                ".list[name=\"a\"]",
+                ".list[name=\"a\"].v"
+            ]
+        );
     }
 }

@@ -11,11 +11,28 @@ use super::walk::{self, Difference, field_key};
 use crate::tree::{Shape, TypeRef};
 
 /// What nobody owns: identity and what the server itself keeps.
-pub(super) const SERVERS_OWN: &[&str] =
-    &["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"];
+pub(super) const SERVERS_OWN: &[&str] = &[
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
 
 /// Parts that a Go object has even when it is empty: their first appearance is not a change of theirs.
-const ALWAYS_THERE: &[&str] = &["metadata", "spec", "status", "template", "strategy", "updateStrategy", "jobTemplate"];
+const ALWAYS_THERE: &[&str] = &[
+    "metadata",
+    "spec",
+    "status",
+    "template",
+    "strategy",
+    "updateStrategy",
+    "jobTemplate",
+];
 
 /// See [`super::track_update`].
 pub(super) fn update(old: Option<&Value>, new: &mut Value, ty: TypeRef<'_>, writer: &Writer<'_>) {
@@ -41,19 +58,28 @@ pub(super) fn update(old: Option<&Value>, new: &mut Value, ty: TypeRef<'_>, writ
 /// The entries that this write builds on; `None` when ownership of the object is not tracked.
 fn starting_point(old: Option<&Value>, new: &Value, writer: &Writer<'_>) -> Option<Vec<Entry>> {
     let sent = entries::of(new);
-    let live = || old.and_then(|old| entries::decode(entries::of(old))).unwrap_or_default();
+    let live = || {
+        old.and_then(|old| entries::decode(entries::of(old)))
+            .unwrap_or_default()
+    };
     let managers = if !writer.subresource.is_empty() {
         live()
     } else if entries::is_reset(sent) {
         Vec::new()
     } else {
-        entries::decode(sent).filter(|sent| !sent.is_empty()).unwrap_or_else(live)
+        entries::decode(sent)
+            .filter(|sent| !sent.is_empty())
+            .unwrap_or_else(live)
     };
     (old.is_none() || !managers.is_empty()).then_some(managers)
 }
 
 fn take_over(mut managers: Vec<Entry>, difference: Difference, writer: &Writer<'_>) -> Vec<Entry> {
-    let Difference { added, modified, removed } = difference;
+    let Difference {
+        added,
+        modified,
+        removed,
+    } = difference;
     let mut changed = added;
     changed.union(&modified);
     for manager in &mut managers {
@@ -75,12 +101,22 @@ fn take_over(mut managers: Vec<Entry>, difference: Difference, writer: &Writer<'
 }
 
 /// What a write changed of what can be owned.
-pub(super) fn difference(old: Option<&Value>, new: &Value, ty: TypeRef<'_>, subresource: &str) -> Difference {
+pub(super) fn difference(
+    old: Option<&Value>,
+    new: &Value,
+    ty: TypeRef<'_>,
+    subresource: &str,
+) -> Difference {
     let empty = Map::new();
     let new = new.as_object().unwrap_or(&empty);
     let old_map = old.and_then(Value::as_object);
     let mut whole = Difference::default();
-    let keys = new.keys().chain(old_map.into_iter().flat_map(Map::keys).filter(|key| !new.contains_key(key.as_str())));
+    let keys = new.keys().chain(
+        old_map
+            .into_iter()
+            .flat_map(Map::keys)
+            .filter(|key| !new.contains_key(key.as_str())),
+    );
     for key in keys {
         if key == "apiVersion" || key == "kind" || is_reset(key, subresource) {
             continue;
@@ -111,14 +147,22 @@ pub(super) fn is_reset(key: &str, subresource: &str) -> bool {
 
 fn metadata(old: Option<&Value>, new: Option<&Value>, ty: TypeRef<'_>) -> Difference {
     let mut whole = Difference::default();
-    let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
-    let keys = new
-        .into_iter()
-        .flat_map(Map::keys)
-        .chain(old.into_iter().flat_map(Map::keys).filter(|key| new.is_none_or(|new| !new.contains_key(key.as_str()))));
+    let (old, new) = (
+        old.and_then(Value::as_object),
+        new.and_then(Value::as_object),
+    );
+    let keys = new.into_iter().flat_map(Map::keys).chain(
+        old.into_iter()
+            .flat_map(Map::keys)
+            .filter(|key| new.is_none_or(|new| !new.contains_key(key.as_str()))),
+    );
     for key in keys.filter(|key| !SERVERS_OWN.contains(&key.as_str())) {
         let below = ty.child(key).unwrap_or_else(|| crate::Schema::untyped());
-        let inner = walk::compare(old.and_then(|old| old.get(key)), new.and_then(|new| new.get(key)), below);
+        let inner = walk::compare(
+            old.and_then(|old| old.get(key)),
+            new.and_then(|new| new.get(key)),
+            below,
+        );
         whole.put(&field_key(key), inner);
     }
     whole
@@ -126,15 +170,22 @@ fn metadata(old: Option<&Value>, new: Option<&Value>, ty: TypeRef<'_>) -> Differ
 
 /// Forgets that parts appeared which are always there.
 fn not_new(added: &mut Set, key: &str, ty: TypeRef<'_>) {
-    let Shape::Struct { fields, .. } = ty.shape() else { return };
+    let Shape::Struct { fields, .. } = ty.shape() else {
+        return;
+    };
     if !ALWAYS_THERE.contains(&key) || added.children.is_empty() {
         return;
     }
     added.member = false;
     for field in fields {
-        let Some(inner) = added.children.get_mut(&field_key(&field.name)) else { continue };
+        let Some(inner) = added.children.get_mut(&field_key(&field.name)) else {
+            continue;
+        };
         let below = ty.field_type(field);
-        if matches!(below.shape(), Shape::List { .. }) && field.required && !inner.children.is_empty() {
+        if matches!(below.shape(), Shape::List { .. })
+            && field.required
+            && !inner.children.is_empty()
+        {
             inner.member = false;
         }
         not_new(inner, &field.name, below);

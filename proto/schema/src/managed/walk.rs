@@ -21,9 +21,22 @@ enum Form<'v> {
 
 fn form<'v>(value: &'v Value, ty: TypeRef<'_>) -> Form<'v> {
     match (ty.shape(), value) {
-        (Shape::Struct { atomic: true, .. } | Shape::Map { atomic: true, .. } | Shape::Untyped { atomic: true }, _) => Form::Leaf,
-        (Shape::Struct { .. } | Shape::Map { .. } | Shape::Untyped { .. }, Value::Object(map)) => Form::Map(map),
-        (Shape::List { kind: ListKind::Set | ListKind::Map(_), .. }, Value::Array(items)) => Form::List(items),
+        (
+            Shape::Struct { atomic: true, .. }
+            | Shape::Map { atomic: true, .. }
+            | Shape::Untyped { atomic: true },
+            _,
+        ) => Form::Leaf,
+        (Shape::Struct { .. } | Shape::Map { .. } | Shape::Untyped { .. }, Value::Object(map)) => {
+            Form::Map(map)
+        }
+        (
+            Shape::List {
+                kind: ListKind::Set | ListKind::Map(_),
+                ..
+            },
+            Value::Array(items),
+        ) => Form::List(items),
         _ => Form::Leaf,
     }
 }
@@ -50,7 +63,9 @@ fn item_key(item: &Value, index: usize, kind: &ListKind) -> String {
         ListKind::Map(keys) => {
             let mut found: Vec<(&str, &Value)> = keys
                 .iter()
-                .filter_map(|key| Some((&*key.name, item.get(&*key.name).or(key.default.as_ref())?)))
+                .filter_map(|key| {
+                    Some((&*key.name, item.get(&*key.name).or(key.default.as_ref())?))
+                })
                 .collect();
             if found.is_empty() {
                 return format!("i:{index}");
@@ -113,7 +128,9 @@ impl Difference {
             self.added.children.insert(key.to_owned(), inner.added);
         }
         if !inner.modified.is_empty() {
-            self.modified.children.insert(key.to_owned(), inner.modified);
+            self.modified
+                .children
+                .insert(key.to_owned(), inner.modified);
         }
         if !inner.removed.is_empty() {
             self.removed.children.insert(key.to_owned(), inner.removed);
@@ -135,10 +152,16 @@ impl Difference {
 /// Equality in which a number is its value, not its spelling.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || (a.as_f64() == b.as_f64() && a.is_f64() != b.is_f64()),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Number(a), Value::Number(b)) => {
+            a == b || (a.as_f64() == b.as_f64() && a.is_f64() != b.is_f64())
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
         }
         _ => a == b,
     }
@@ -158,8 +181,12 @@ pub(crate) fn compare(old: Option<&Value>, new: Option<&Value>, ty: TypeRef<'_>)
             compare_maps(old_map, new_map, ty)
         }
         (None | Some(Form::List(_)), None | Some(Form::List(_))) => {
-            let old_list = old.and_then(Value::as_array).filter(|list| !list.is_empty());
-            let new_list = new.and_then(Value::as_array).filter(|list| !list.is_empty());
+            let old_list = old
+                .and_then(Value::as_array)
+                .filter(|list| !list.is_empty());
+            let new_list = new
+                .and_then(Value::as_array)
+                .filter(|list| !list.is_empty());
             if old_list.is_none() && new_list.is_none() {
                 return Difference::leaf(old, new);
             }
@@ -172,7 +199,11 @@ pub(crate) fn compare(old: Option<&Value>, new: Option<&Value>, ty: TypeRef<'_>)
     difference
 }
 
-pub(crate) fn compare_maps(old: Option<&Map<String, Value>>, new: Option<&Map<String, Value>>, ty: TypeRef<'_>) -> Difference {
+pub(crate) fn compare_maps(
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    ty: TypeRef<'_>,
+) -> Difference {
     let mut difference = Difference::default();
     for (key, new_value) in new.into_iter().flatten() {
         let old_value = old.and_then(|old| old.get(key));
@@ -183,20 +214,35 @@ pub(crate) fn compare_maps(old: Option<&Map<String, Value>>, new: Option<&Map<St
     }
     for (key, old_value) in old.into_iter().flatten() {
         if new.is_none_or(|new| !new.contains_key(key)) {
-            difference.put(&field_key(key), compare(Some(old_value), None, child(ty, key)));
+            difference.put(
+                &field_key(key),
+                compare(Some(old_value), None, child(ty, key)),
+            );
         }
     }
     difference
 }
 
-fn compare_lists(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, ty: TypeRef<'_>) -> Difference {
+fn compare_lists(
+    old: Option<&Vec<Value>>,
+    new: Option<&Vec<Value>>,
+    ty: TypeRef<'_>,
+) -> Difference {
     let kind = ty.list_kind();
     let mut difference = Difference::default();
     let keyed = |list: Option<&Vec<Value>>| -> Vec<String> {
-        list.into_iter().flatten().enumerate().map(|(index, item)| item_key(item, index, kind)).collect()
+        list.into_iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, item)| item_key(item, index, kind))
+            .collect()
     };
     let (old_keys, new_keys) = (keyed(old), keyed(new));
-    let old_items: HashMap<&str, &Value> = old_keys.iter().map(String::as_str).zip(old.into_iter().flatten()).collect();
+    let old_items: HashMap<&str, &Value> = old_keys
+        .iter()
+        .map(String::as_str)
+        .zip(old.into_iter().flatten())
+        .collect();
     let new_items: HashSet<&str> = new_keys.iter().map(String::as_str).collect();
     for (key, item) in new_keys.iter().zip(new.into_iter().flatten()) {
         let inner = compare(old_items.get(key.as_str()).copied(), Some(item), ty.item());
@@ -234,11 +280,21 @@ pub(crate) fn merge(live: &Value, applied: &Value, ty: TypeRef<'_>) -> Value {
 /// The order is that of `applied`; items only in `live` keep their place among their neighbours.
 fn merge_lists(live: &[Value], applied: &[Value], ty: TypeRef<'_>) -> Vec<Value> {
     let kind = ty.list_kind();
-    let keys = |list: &[Value]| -> Vec<String> { list.iter().enumerate().map(|(index, item)| item_key(item, index, kind)).collect() };
+    let keys = |list: &[Value]| -> Vec<String> {
+        list.iter()
+            .enumerate()
+            .map(|(index, item)| item_key(item, index, kind))
+            .collect()
+    };
     let (live_keys, applied_keys) = (keys(live), keys(applied));
-    let live_items: HashMap<&str, &Value> = live_keys.iter().map(String::as_str).zip(live).collect();
+    let live_items: HashMap<&str, &Value> =
+        live_keys.iter().map(String::as_str).zip(live).collect();
     let in_applied: HashSet<&str> = applied_keys.iter().map(String::as_str).collect();
-    let mut shared = applied_keys.iter().map(String::as_str).filter(|key| live_items.contains_key(key)).peekable();
+    let mut shared = applied_keys
+        .iter()
+        .map(String::as_str)
+        .filter(|key| live_items.contains_key(key))
+        .peekable();
     let mut done: HashSet<&str> = HashSet::new();
     let mut merged = Vec::with_capacity(live.len() + applied.len());
     let (mut left, mut right) = (0, 0);
@@ -252,7 +308,8 @@ fn merge_lists(live: &[Value], applied: &[Value], ty: TypeRef<'_>) -> Vec<Value>
             }
             // Shared, but merged already or not next in the applied order: it comes when its turn does.
             let next = shared.peek().copied();
-            if done.contains(key) || (right < applied.len() && next.is_some_and(|next| next != key)) {
+            if done.contains(key) || (right < applied.len() && next.is_some_and(|next| next != key))
+            {
                 left += 1;
                 continue;
             }
@@ -310,7 +367,10 @@ pub(crate) fn remove(value: &Value, gone: &Set, ty: TypeRef<'_>) -> Option<Value
 
 /// The set with every named field on the way to a member made a member too (upstream's `EnsureNamedFieldsAreMembers`).
 pub(crate) fn with_named(set: &Set, ty: TypeRef<'_>) -> Set {
-    let mut full = Set { member: set.member, children: Default::default() };
+    let mut full = Set {
+        member: set.member,
+        children: Default::default(),
+    };
     for (key, inner) in &set.children {
         let (named, below) = match key.strip_prefix("f:") {
             Some(name) => (is_named(ty, name), child(ty, name)),
@@ -359,7 +419,8 @@ mod tests {
 
     #[test]
     fn lists_keep_their_order() {
-        let list = |names: &[&str]| -> Value { names.iter().map(|name| json!({"name": name})).collect() };
+        let list =
+            |names: &[&str]| -> Value { names.iter().map(|name| json!({"name": name})).collect() };
         let cases: &[(&[&str], &[&str], &[&str])] = &[
             (&["a", "b"], &["b", "a"], &["b", "a"]),
             (&["a", "b", "c"], &["a", "c"], &["a", "b", "c"]),
@@ -367,9 +428,15 @@ mod tests {
             (&["a", "b"], &["b", "x"], &["a", "b", "x"]),
             (&[], &["x"], &["x"]),
         ];
-        let containers = ty("io.k8s.api.core.v1.PodSpec").child("containers").unwrap();
+        let containers = ty("io.k8s.api.core.v1.PodSpec")
+            .child("containers")
+            .unwrap();
         for (live, applied, expected) in cases {
-            assert_eq!(merge(&list(live), &list(applied), containers), list(expected), "{live:?} + {applied:?}");
+            assert_eq!(
+                merge(&list(live), &list(applied), containers),
+                list(expected),
+                "{live:?} + {applied:?}"
+            );
         }
     }
 
@@ -378,9 +445,19 @@ mod tests {
         let old = json!({"data": {"a": "1", "b": "2"}});
         let new = json!({"data": {"a": "1", "b": "3", "c": "4"}, "immutable": true});
         let difference = compare(Some(&old), Some(&new), ty("io.k8s.api.core.v1.ConfigMap"));
-        assert_eq!(difference.added.encode(), json!({"f:data": {"f:c": {}}, "f:immutable": {}}));
+        assert_eq!(
+            difference.added.encode(),
+            json!({"f:data": {"f:c": {}}, "f:immutable": {}})
+        );
         assert_eq!(difference.modified.encode(), json!({"f:data": {"f:b": {}}}));
-        let back = compare(Some(&new), Some(&json!({})), ty("io.k8s.api.core.v1.ConfigMap"));
-        assert_eq!(back.removed.encode(), json!({"f:data": {".": {}, "f:a": {}, "f:b": {}, "f:c": {}}, "f:immutable": {}}));
+        let back = compare(
+            Some(&new),
+            Some(&json!({})),
+            ty("io.k8s.api.core.v1.ConfigMap"),
+        );
+        assert_eq!(
+            back.removed.encode(),
+            json!({"f:data": {".": {}, "f:a": {}, "f:b": {}, "f:c": {}}, "f:immutable": {}})
+        );
     }
 }

@@ -39,7 +39,10 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn read() -> Source {
-        Source { raw: crate::roots::definitions(), facts: Facts::read() }
+        Source {
+            raw: crate::roots::definitions(),
+            facts: Facts::read(),
+        }
     }
 
     pub(super) fn knows(&self, definition: &str) -> bool {
@@ -47,16 +50,29 @@ impl Source {
     }
 
     /// The definitions of some kinds and all that they refer to.
-    pub(super) fn definitions(&self, rows: &[&Row], others: &[String], dialect: Dialect) -> Map<String, Value> {
+    pub(super) fn definitions(
+        &self,
+        rows: &[&Row],
+        others: &[String],
+        dialect: Dialect,
+    ) -> Map<String, Value> {
         let mut wanted: Vec<String> = others.to_vec();
-        for name in ["APIResourceList", "DeleteOptions", "ListMeta", "Patch", "Status"] {
+        for name in [
+            "APIResourceList",
+            "DeleteOptions",
+            "ListMeta",
+            "Patch",
+            "Status",
+        ] {
             wanted.push(format!("{META}{name}"));
         }
         wanted.extend(rows.iter().map(|row| row.definition.to_owned()));
         let mut definitions = Map::new();
         let mut seen = BTreeSet::new();
         while let Some(name) = wanted.pop() {
-            let Some(raw) = self.raw.get(&name) else { continue };
+            let Some(raw) = self.raw.get(&name) else {
+                continue;
+            };
             if seen.insert(name.clone()) {
                 references(raw, &mut wanted);
                 definitions.insert(name.clone(), self.definition(&name, raw, dialect));
@@ -64,7 +80,8 @@ impl Source {
         }
         for row in rows {
             if let Some(definition) = definitions.get_mut(row.definition) {
-                definition["x-kubernetes-group-version-kind"] = json!([gvk(row.group, row.version, row.kind)]);
+                definition["x-kubernetes-group-version-kind"] =
+                    json!([gvk(row.group, row.version, row.kind)]);
             }
             if row.has_verb("list") {
                 definitions.insert(format!("{}List", row.definition), list(row, dialect));
@@ -80,14 +97,22 @@ impl Source {
 
     fn definition(&self, name: &str, raw: &Value, dialect: Dialect) -> Value {
         let mut definition = raw.clone();
-        let Some(object) = definition.as_object_mut() else { return definition };
+        let Some(object) = definition.as_object_mut() else {
+            return definition;
+        };
         match (name, dialect) {
             (QUANTITY, Dialect::V3) => {
-                object.insert("oneOf".into(), json!([{"type": "string"}, {"type": "number"}]));
+                object.insert(
+                    "oneOf".into(),
+                    json!([{"type": "string"}, {"type": "number"}]),
+                );
             }
             (INT_OR_STRING, Dialect::V3) => {
                 object.insert("format".into(), "int-or-string".into());
-                object.insert("oneOf".into(), json!([{"type": "integer"}, {"type": "string"}]));
+                object.insert(
+                    "oneOf".into(),
+                    json!([{"type": "integer"}, {"type": "string"}]),
+                );
             }
             (QUANTITY | INT_OR_STRING, Dialect::V2) => {
                 object.insert("type".into(), "string".into());
@@ -115,14 +140,21 @@ impl Source {
 fn written(property: &Value, dialect: Dialect) -> Value {
     let mut property = property.clone();
     let target = reference(&property).map(str::to_owned);
-    let Some(object) = property.as_object_mut() else { return property };
+    let Some(object) = property.as_object_mut() else {
+        return property;
+    };
     if let Some(target) = target {
         object.remove("allOf");
         object.remove("$ref");
         match dialect {
-            Dialect::V2 => object.extend([("$ref".to_owned(), dialect.reference(&target)["$ref"].clone())]),
+            Dialect::V2 => object.extend([(
+                "$ref".to_owned(),
+                dialect.reference(&target)["$ref"].clone(),
+            )]),
             // A reference hides what stands beside it; upstream wraps it so that the description counts.
-            Dialect::V3 => object.extend([("allOf".to_owned(), json!([dialect.reference(&target)]))]),
+            Dialect::V3 => {
+                object.extend([("allOf".to_owned(), json!([dialect.reference(&target)]))])
+            }
         }
     }
     for part in ["items", "additionalProperties"] {
@@ -135,7 +167,9 @@ fn written(property: &Value, dialect: Dialect) -> Value {
 }
 
 fn annotate(property: &mut Value, fact: &Fact) {
-    let Some(property) = property.as_object_mut() else { return };
+    let Some(property) = property.as_object_mut() else {
+        return;
+    };
     let mut note = |name: &str, value: &str| {
         if !value.is_empty() {
             property.insert(name.into(), value.into());
@@ -196,6 +230,10 @@ pub(super) fn gvk(group: &str, version: &str, kind: &str) -> Value {
 
 /// The definition of a kind by its group's module, as upstream names them.
 pub(super) fn definition_of(group: &str, version: &str, kind: &str) -> String {
-    let module = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
+    let module = if group.is_empty() {
+        "core"
+    } else {
+        group.split('.').next().unwrap_or(group)
+    };
     format!("io.k8s.api.{module}.{version}.{kind}")
 }

@@ -73,19 +73,30 @@ fn any(value: &Value) -> Message {
 /// Encodes a v2 document.
 pub(super) fn encode(document: &Value) -> Vec<u8> {
     let mut info = Message::default();
-    info.text(1, &document["info"]["title"]).text(2, &document["info"]["version"]);
+    info.text(1, &document["info"]["title"])
+        .text(2, &document["info"]["version"]);
     let mut paths = Message::default();
     paths.named(2, &document["paths"], path_item);
     let mut definitions = Message::default();
     definitions.named(1, &document["definitions"], schema);
     let mut whole = Message::default();
-    whole.text(1, &document["swagger"]).message(2, &info).message(8, &paths).message(9, &definitions);
+    whole
+        .text(1, &document["swagger"])
+        .message(2, &info)
+        .message(8, &paths)
+        .message(9, &definitions);
     whole.0
 }
 
 fn path_item(item: &Value) -> Message {
     let mut message = Message::default();
-    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    for (field, method) in [
+        (2, "get"),
+        (3, "put"),
+        (4, "post"),
+        (5, "delete"),
+        (8, "patch"),
+    ] {
         if let Some(one) = item.get(method) {
             message.message(field, &operation(one));
         }
@@ -96,8 +107,12 @@ fn path_item(item: &Value) -> Message {
 
 fn operation(operation: &Value) -> Message {
     let mut message = Message::default();
-    message.text(3, &operation["description"]).text(5, &operation["operationId"]);
-    message.texts(6, &operation["produces"]).texts(7, &operation["consumes"]);
+    message
+        .text(3, &operation["description"])
+        .text(5, &operation["operationId"]);
+    message
+        .texts(6, &operation["produces"])
+        .texts(7, &operation["consumes"]);
     parameters(&mut message, 8, &operation["parameters"]);
     let mut responses = Message::default();
     responses.named(1, &operation["responses"], |response| {
@@ -125,15 +140,22 @@ fn parameters(message: &mut Message, field: u32, list: &Value) {
         match parameter["in"].as_str() {
             Some("body") => {
                 let mut body = Message::default();
-                body.text(1, &parameter["description"]).text(2, &parameter["name"]).text(3, &parameter["in"]);
-                body.flag(4, &parameter["required"]).message(5, &schema(&parameter["schema"]));
+                body.text(1, &parameter["description"])
+                    .text(2, &parameter["name"])
+                    .text(3, &parameter["in"]);
+                body.flag(4, &parameter["required"])
+                    .message(5, &schema(&parameter["schema"]));
                 one.message(1, &body);
             }
             place => {
                 let is_query = place == Some("query");
                 let mut plain = Message::default();
-                plain.flag(1, &parameter["required"]).text(2, &parameter["in"]);
-                plain.text(3, &parameter["description"]).text(4, &parameter["name"]);
+                plain
+                    .flag(1, &parameter["required"])
+                    .text(2, &parameter["in"]);
+                plain
+                    .text(3, &parameter["description"])
+                    .text(4, &parameter["name"]);
                 plain.text(if is_query { 6 } else { 5 }, &parameter["type"]);
                 plain.flag(if is_query { 20 } else { 19 }, &parameter["uniqueItems"]);
                 let mut kind = Message::default();
@@ -149,11 +171,16 @@ fn parameters(message: &mut Message, field: u32, list: &Value) {
 
 fn schema(value: &Value) -> Message {
     let mut message = Message::default();
-    message.text(1, &value["$ref"]).text(2, &value["format"]).text(4, &value["description"]);
+    message
+        .text(1, &value["$ref"])
+        .text(2, &value["format"])
+        .text(4, &value["description"]);
     if let Some(default) = value.get("default") {
         message.message(5, &any(default));
     }
-    message.flag(16, &value["uniqueItems"]).texts(19, &value["required"]);
+    message
+        .flag(16, &value["uniqueItems"])
+        .texts(19, &value["required"]);
     if let Some(values) = value.get("additionalProperties") {
         let mut item = Message::default();
         item.message(1, &schema(values));

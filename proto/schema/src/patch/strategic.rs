@@ -18,12 +18,22 @@ type Object = Map<String, Value>;
 /// Applies a strategic merge patch to an object of type `ty`.
 pub fn apply(original: &Value, patch: &Value, ty: TypeRef<'_>) -> Result<Value, PatchError> {
     match (original, patch) {
-        (Value::Object(original), Value::Object(patch)) => Ok(Value::Object(merge_map(original.clone(), patch.clone(), ty)?)),
-        _ => Err(PatchError::Malformed("cannot unmarshal a strategic merge patch that is no object".into())),
+        (Value::Object(original), Value::Object(patch)) => Ok(Value::Object(merge_map(
+            original.clone(),
+            patch.clone(),
+            ty,
+        )?)),
+        _ => Err(PatchError::Malformed(
+            "cannot unmarshal a strategic merge patch that is no object".into(),
+        )),
     }
 }
 
-fn merge_map(mut original: Object, mut patch: Object, ty: TypeRef<'_>) -> Result<Object, PatchError> {
+fn merge_map(
+    mut original: Object,
+    mut patch: Object,
+    ty: TypeRef<'_>,
+) -> Result<Object, PatchError> {
     match patch.remove(PATCH) {
         None => {}
         Some(directive) => match directive.as_str() {
@@ -49,11 +59,15 @@ fn merge_map(mut original: Object, mut patch: Object, ty: TypeRef<'_>) -> Result
         }
         let field = ty.field(&key);
         let merged = match (original.remove(&key), value) {
-            (Some(Value::Object(old)), Value::Object(new)) if !field.is_some_and(|field| field.replace) => {
+            (Some(Value::Object(old)), Value::Object(new))
+                if !field.is_some_and(|field| field.replace) =>
+            {
                 let below = ty.child(&key).unwrap_or_else(|| crate::Schema::untyped());
                 Value::Object(merge_map(old, new, below)?)
             }
-            (Some(Value::Array(old)), Value::Array(new)) if field.is_some_and(|field| field.merge) => {
+            (Some(Value::Array(old)), Value::Array(new))
+                if field.is_some_and(|field| field.merge) =>
+            {
                 Value::Array(merge_list(old, new, field, list_item(ty, &key))?)
             }
             (_, new) => plain(new),
@@ -64,27 +78,49 @@ fn merge_map(mut original: Object, mut patch: Object, ty: TypeRef<'_>) -> Result
 }
 
 fn list_item<'a>(ty: TypeRef<'a>, key: &str) -> TypeRef<'a> {
-    ty.child(key).map_or_else(|| crate::Schema::untyped(), TypeRef::item)
+    ty.child(key)
+        .map_or_else(|| crate::Schema::untyped(), TypeRef::item)
 }
 
 /// `$retainKeys` names the only keys that may stay.
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
-    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
-    let Value::Array(keys) = keys else { return Err(bad_list(RETAIN_KEYS)) };
-    let named = |key: &String| keys.iter().any(|one| one.as_str() == Some(key)) || key.starts_with('$');
-    if !patch.iter().filter(|(_, value)| !value.is_null()).all(|(key, _)| named(key)) {
-        return Err(PatchError::Malformed("invalid patch format of retainKeys".into()));
+    let Some(keys) = patch.remove(RETAIN_KEYS) else {
+        return Ok(());
+    };
+    let Value::Array(keys) = keys else {
+        return Err(bad_list(RETAIN_KEYS));
+    };
+    let named =
+        |key: &String| keys.iter().any(|one| one.as_str() == Some(key)) || key.starts_with('$');
+    if !patch
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .all(|(key, _)| named(key))
+    {
+        return Err(PatchError::Malformed(
+            "invalid patch format of retainKeys".into(),
+        ));
     }
     original.retain(|key, _| named(key));
     Ok(())
 }
 
 /// Merges the lists whose order the patch gives, and orders them.
-fn order_lists(original: &mut Object, patch: &mut Object, ty: TypeRef<'_>) -> Result<(), PatchError> {
-    let directives: Vec<String> = patch.keys().filter(|key| key.starts_with(ORDER)).cloned().collect();
+fn order_lists(
+    original: &mut Object,
+    patch: &mut Object,
+    ty: TypeRef<'_>,
+) -> Result<(), PatchError> {
+    let directives: Vec<String> = patch
+        .keys()
+        .filter(|key| key.starts_with(ORDER))
+        .cloned()
+        .collect();
     for directive in directives {
         let order = patch.remove(&directive).unwrap_or_default();
-        let Value::Array(order) = order else { return Err(bad_list(&directive)) };
+        let Value::Array(order) = order else {
+            return Err(bad_list(&directive));
+        };
         let name = &directive[ORDER.len()..];
         let field = ty.field(name);
         let key = field.map_or("", |field| &field.merge_key);
@@ -110,9 +146,18 @@ fn order_lists(original: &mut Object, patch: &mut Object, ty: TypeRef<'_>) -> Re
             (Some(old), None) => old,
             (None, None) => continue,
         };
-        let gone = deletions.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let merged = merged.into_iter().filter(|item| !gone.contains(item)).collect();
-        original.insert(name.to_owned(), Value::Array(in_order(merged, &order, &before.unwrap_or_default(), key)));
+        let gone = deletions
+            .as_ref()
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        let merged = merged
+            .into_iter()
+            .filter(|item| !gone.contains(item))
+            .collect();
+        original.insert(
+            name.to_owned(),
+            Value::Array(in_order(merged, &order, &before.unwrap_or_default(), key)),
+        );
     }
     Ok(())
 }
@@ -132,7 +177,12 @@ fn check_order(patch: &[Value], order: &[Value], key: &str, name: &str) -> Resul
     Ok(())
 }
 
-fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&Field>, item: TypeRef<'_>) -> Result<Vec<Value>, PatchError> {
+fn merge_list(
+    original: Vec<Value>,
+    patch: Vec<Value>,
+    field: Option<&Field>,
+    item: TypeRef<'_>,
+) -> Result<Vec<Value>, PatchError> {
     let key = field.map_or("", |field| &*field.merge_key);
     if original.is_empty() && patch.is_empty() {
         return Ok(original);
@@ -148,13 +198,20 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&Field>, it
     }
     if key.is_empty() {
         let name = field.map_or("", |field| &*field.name);
-        return Err(PatchError::Malformed(format!("cannot merge lists without merge key for {name}")));
+        return Err(PatchError::Malformed(format!(
+            "cannot merge lists without merge key for {name}"
+        )));
     }
     let mut merged = original.clone();
     let mut plain_patch = Vec::new();
     let mut replace = false;
     for value in patch {
-        match value.get(PATCH).map(|directive| (directive.clone(), directive.as_str().unwrap_or("").to_owned())) {
+        match value.get(PATCH).map(|directive| {
+            (
+                directive.clone(),
+                directive.as_str().unwrap_or("").to_owned(),
+            )
+        }) {
             None => plain_patch.push(value),
             Some((_, directive)) if directive == "replace" => {
                 replace = true;
@@ -186,7 +243,9 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&Field>, it
         }
         match merged.iter_mut().find(|old| is_same(old, value, key)) {
             Some(Value::Object(old)) => {
-                let Value::Object(new) = value else { return Err(no_merge_key(value, key)) };
+                let Value::Object(new) = value else {
+                    return Err(no_merge_key(value, key));
+                };
                 *old = merge_map(std::mem::take(old), new.clone(), item)?;
             }
             _ => merged.push(plain(value.clone())),
@@ -197,8 +256,11 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, field: Option<&Field>, it
 
 /// The items that the patch names in its order, the others where they stood among them.
 fn in_order(merged: Vec<Value>, order: &[Value], before: &[Value], key: &str) -> Vec<Value> {
-    let place = |list: &[Value], item: &Value| list.iter().position(|other| is_same(other, item, key));
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(order, item).is_some());
+    let place =
+        |list: &[Value], item: &Value| list.iter().position(|other| is_same(other, item, key));
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) = merged
+        .into_iter()
+        .partition(|item| place(order, item).is_some());
     named.sort_by_key(|item| place(order, item));
     others.sort_by_key(|item| place(before, item).unwrap_or(usize::MAX));
     let mut result = Vec::with_capacity(named.len() + others.len());
@@ -212,12 +274,20 @@ fn in_order(merged: Vec<Value>, order: &[Value], before: &[Value], key: &str) ->
                 matches!((place(before, other), place(before, named)), (Some(other), Some(named)) if other < named)
             }
         };
-        result.extend(if other_first { others.next() } else { named.next() });
+        result.extend(if other_first {
+            others.next()
+        } else {
+            named.next()
+        });
     }
 }
 
 fn is_same(a: &Value, b: &Value, key: &str) -> bool {
-    if key.is_empty() { a == b } else { a.get(key).is_some() && a.get(key) == b.get(key) }
+    if key.is_empty() {
+        a == b
+    } else {
+        a.get(key).is_some() && a.get(key) == b.get(key)
+    }
 }
 
 /// A value from a patch as it stands in an object: without directives and nulls.
@@ -230,16 +300,28 @@ fn plain(value: Value) -> Value {
 }
 
 fn plain_object(object: Object) -> Object {
-    let directive = |key: &str| key == PATCH || key == RETAIN_KEYS || key.starts_with(ORDER) || key.starts_with(DELETE);
-    object.into_iter().filter(|(key, value)| !directive(key) && !value.is_null()).map(|(key, value)| (key, plain(value))).collect()
+    let directive = |key: &str| {
+        key == PATCH || key == RETAIN_KEYS || key.starts_with(ORDER) || key.starts_with(DELETE)
+    };
+    object
+        .into_iter()
+        .filter(|(key, value)| !directive(key) && !value.is_null())
+        .map(|(key, value)| (key, plain(value)))
+        .collect()
 }
 
 fn plain_list(items: Vec<Value>) -> Vec<Value> {
     let dropped = |item: &Value| {
         let directive = item.get(PATCH).and_then(Value::as_str);
-        directive == Some("delete") || (directive == Some("replace") && item.as_object().is_some_and(|item| item.len() == 1))
+        directive == Some("delete")
+            || (directive == Some("replace")
+                && item.as_object().is_some_and(|item| item.len() == 1))
     };
-    items.into_iter().filter(|item| !dropped(item)).map(plain).collect()
+    items
+        .into_iter()
+        .filter(|item| !dropped(item))
+        .map(plain)
+        .collect()
 }
 
 fn bad_directive(directive: &Value, map: &Value) -> PatchError {
@@ -251,7 +333,9 @@ fn bad_list(name: &str) -> PatchError {
 }
 
 fn no_merge_key(map: &Value, key: &str) -> PatchError {
-    PatchError::Malformed(format!("map: {map} does not contain declared merge key: {key}"))
+    PatchError::Malformed(format!(
+        "map: {map} does not contain declared merge key: {key}"
+    ))
 }
 
 #[cfg(test)]
@@ -353,19 +437,37 @@ mod tests {
             ),
         ];
         for (name, definition, original, patch, expected) in cases {
-            assert_eq!(apply(&original, &patch, Schema::get().of(definition)), Ok(expected), "{name}");
+            assert_eq!(
+                apply(&original, &patch, Schema::get().of(definition)),
+                Ok(expected),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn refusals() {
         let cases = [
-            (json!({"containers": [{"image": "x"}]}), "does not contain declared merge key: name"),
-            (json!({"containers": [{"name": "x", "$patch": "burn"}]}), "unknown patch type: \"burn\""),
-            (json!({"$retainKeys": ["a"], "b": 1}), "invalid patch format of retainKeys"),
+            (
+                json!({"containers": [{"image": "x"}]}),
+                "does not contain declared merge key: name",
+            ),
+            (
+                json!({"containers": [{"name": "x", "$patch": "burn"}]}),
+                "unknown patch type: \"burn\"",
+            ),
+            (
+                json!({"$retainKeys": ["a"], "b": 1}),
+                "invalid patch format of retainKeys",
+            ),
         ];
         for (patch, message) in cases {
-            let error = apply(&json!({"containers": [{"name": "x"}]}), &patch, Schema::get().of(POD)).unwrap_err();
+            let error = apply(
+                &json!({"containers": [{"name": "x"}]}),
+                &patch,
+                Schema::get().of(POD),
+            )
+            .unwrap_err();
             assert!(error.to_string().contains(message), "{error}");
         }
     }
