@@ -25,6 +25,7 @@ mod pod;
 mod pods;
 mod qos;
 mod run;
+mod server;
 mod spec;
 mod tasks;
 mod trusting;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use caravel_exporter::Registry;
 use caravel_images::{ImageStore, Registries};
 use caravel_runtime::{Runtime, Shims, ShimsConfig};
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -15,6 +16,7 @@ use crate::bound::Bound;
 use crate::events::{Events, Recorder};
 use crate::machine::Machine;
 use crate::network::{self, Cluster};
+use crate::server::{self, Certificates};
 use crate::objects::ObjectCache;
 use crate::tasks::{Tasks, blocking};
 use crate::world::World;
@@ -104,9 +106,13 @@ pub async fn run_with(config: NodeConfig, runtime: Arc<dyn Runtime>, shutdown: C
     let bound = Bound::open(world.clone()).await.context("read what the container runtime has")?;
     tasks.start(bound.run());
 
-    shutdown.cancelled().await;
+    // 6. The node's own server, here: if it cannot listen the daemon ends and says so.
+    let certificates = Certificates { cert: &world.config.serving_cert, key: &world.config.serving_key, client_ca: &world.config.client_ca };
+    let state = server::State::new(world.config.name.clone(), world.pods.clone(), world.runtime.clone(), Arc::new(api), Registry::new());
+    let served = server::serve(world.config.listen, certificates, state, shutdown.clone()).await;
+    shutdown.cancel();
     tasks.ended().await;
-    Ok(())
+    served
 }
 
 async fn open_images(config: &NodeConfig) -> anyhow::Result<ImageStore> {

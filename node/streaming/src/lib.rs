@@ -19,7 +19,7 @@ mod websocket;
 
 pub use command::{Process, RemoteCommand, Size, run_command};
 pub use negotiate::{Accepted, Purpose, Refused, Transport, negotiate};
-pub use port_forward::{Dial, run_port_forward};
+pub use port_forward::{Dial, Dialled, run_port_forward};
 pub use status::Outcome;
 
 /// Why a streaming session broke.
