@@ -29,7 +29,7 @@ status 422 'an invalid name' "${json[@]}" -d '{"apiVersion":"v1","kind":"ConfigM
 has "$(cat "$dir/body")" metadata.name
 status 413 'a body of 4 MB' "${json[@]}" --data-binary @"$dir/big" "$maps"
 status 400 'JSON 10,000 deep' "${json[@]}" --data-binary @"$dir/deep" "$maps"
-status 422 '20,000 labels' "${json[@]}" --data-binary @"$dir/labels" "$maps"
+status 413 '20,000 labels' "${json[@]}" --data-binary @"$dir/labels" "$maps"
 status 415 'a wrong content type' -H 'Content-Type: text/plain' -d 'x' "$maps"
 status 406 'an unacceptable answer type' -H 'Accept: image/png' "$maps"
 status 404 'an unknown kind' "$server/api/v1/namespaces/$NS/nonsenses"
