@@ -99,7 +99,7 @@ async fn writes_until_it_is_killed() {
 async fn kill_minus_nine_loses_nothing_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = std::collections::BTreeMap::<String, u64>::new();
-    for round in 0..6 {
+    for round in 0..4 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "writes_until_it_is_killed", "--nocapture"])
             .env("CARAVEL_STORE_TEST_DIR", dir.path())
@@ -116,7 +116,7 @@ async fn kill_minus_nine_loses_nothing_acknowledged() {
             let ["acknowledged", name, revision, "."] = words[..] else { continue };
             acknowledged.insert(name.to_owned(), revision.parse().unwrap());
             seen += 1;
-            if seen == 150 + 97 * round {
+            if seen == 60 + 47 * round {
                 child.kill().unwrap();
             }
         }
@@ -129,7 +129,7 @@ async fn kill_minus_nine_loses_nothing_acknowledged() {
         }
         store.shutdown().await;
     }
-    assert!(acknowledged.len() > 100);
+    assert!(acknowledged.len() > 50);
 }
 
 async fn refused(dir: &Path, what: &str) -> OpenError {
@@ -156,7 +156,7 @@ fn copy(from: &Path, to: &Path) {
 async fn damage_is_refused_and_named() {
     let origin = tempfile::tempdir().unwrap();
     let store = Store::open(config(origin.path())).await.unwrap();
-    for n in 0..400 {
+    for n in 0..150 {
         store.commit(put(&format!("n{n}"), 700)).await.unwrap();
     }
     let expected = contents(&store);
@@ -200,19 +200,24 @@ async fn damage_is_refused_and_named() {
 
     // Wherever bytes are overwritten: either it is noticed, or nothing that was acknowledged is missing.
     let length = fs::metadata(origin.path().join("data/sled/db")).unwrap().len();
-    for step in 0..24 {
+    let mut noticed = 0;
+    for step in 0..12 {
         let dir = tempfile::tempdir().unwrap();
         copy(origin.path(), dir.path());
-        let at = length * step / 24;
+        let at = length * step / 12;
         zeroed(&dir.path().join("data/sled/db"), at + 777, 300);
         match Store::open(config(dir.path())).await {
             Ok(store) => {
                 assert_eq!(contents(&store), expected, "damage at {at} was served");
                 store.shutdown().await;
             }
-            Err(error) => assert!(error.to_string().contains("data/sled"), "at {at}: {error}"),
+            Err(error) => {
+                noticed += 1;
+                assert!(error.to_string().contains("data/sled"), "at {at}: {error}");
+            }
         }
     }
+    assert!(noticed > 0, "no damage hit anything");
 }
 
 #[tokio::test]
