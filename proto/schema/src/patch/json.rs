@@ -1,4 +1,4 @@
-//! JSON patch (RFC 6902), bounded in operations and in what its copies may add.
+//! JSON patch (RFC 6902), bounded in operations, in what its copies may add, and in depth.
 //!
 //! Upstream: `jsonpatch` as used by `patch.go` (`maxJSONPatchOperations`, `AccumulatedCopySizeLimit`).
 
@@ -12,6 +12,11 @@ const MAX_OPERATIONS: usize = 10_000;
 /// What all copies of one patch may add together, in bytes of JSON (upstream: 1.5 MiB request limit x 2).
 const MAX_COPIED: usize = 3 * 1024 * 1024;
 
+/// What a decoder reads; moving an object into another again and again must not build what nothing can read.
+const MAX_DEPTH: usize = 127;
+/// How often the whole object is measured; a patch that needs it oftener plays with depth.
+const MAX_MEASURED: usize = 64;
+
 /// Applies a JSON patch. All operations or none: `original` is not changed.
 pub fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let operations: Vec<PatchOperation> = serde_json::from_slice(patch)
@@ -24,6 +29,9 @@ pub fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     }
     let mut patched = original.clone();
     let mut copied = 0;
+    // No less than the true depth; worked out anew only when it may be too much.
+    let mut at_most = depth(&patched);
+    let mut measured = 0;
     for operation in &operations {
         if let PatchOperation::Copy(copy) = operation {
             copied += patched
@@ -37,8 +45,42 @@ pub fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
         }
         json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
             .map_err(|error| PatchError::DoesNotFit(explain(operation, &error.to_string())))?;
+        at_most = at_most.max(deepest(operation, at_most));
+        if at_most > MAX_DEPTH {
+            at_most = depth(&patched);
+            measured += 1;
+        }
+        if at_most > MAX_DEPTH || measured > MAX_MEASURED {
+            return Err(PatchError::DoesNotFit(format!(
+                "the patched object is nested deeper than {MAX_DEPTH} levels"
+            )));
+        }
     }
     Ok(patched)
+}
+
+/// How deep the document can be where the operation put something.
+fn deepest(operation: &PatchOperation, before: usize) -> usize {
+    let levels = |path: &str| path.matches('/').count();
+    match operation {
+        PatchOperation::Add(add) => levels(add.path.as_str()) + depth(&add.value),
+        PatchOperation::Replace(replace) => levels(replace.path.as_str()) + depth(&replace.value),
+        PatchOperation::Move(moved) => {
+            levels(moved.path.as_str()) + before - levels(moved.from.as_str()).min(before)
+        }
+        PatchOperation::Copy(copy) => {
+            levels(copy.path.as_str()) + before - levels(copy.from.as_str()).min(before)
+        }
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => 0,
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Object(object) => 1 + object.values().map(depth).max().unwrap_or(0),
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// The words of the Go library, which people search for.
@@ -107,6 +149,21 @@ mod tests {
                 apply(&original, patch.to_string().as_bytes()).map_err(|error| error.code());
             assert_eq!(patched, expected, "{original} with {patch}");
         }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nest = |times: usize| {
+            let one = [
+                json!({"op": "move", "from": "/a", "path": "/t"}),
+                json!({"op": "add", "path": "/a", "value": {}}),
+                json!({"op": "move", "from": "/t", "path": "/a/x"}),
+            ];
+            let operations: Vec<Value> = (0..times).flat_map(|_| one.clone()).collect();
+            apply(&json!({"a": {}}), json!(operations).to_string().as_bytes())
+        };
+        assert_eq!(depth(&nest(100).unwrap()), 102);
+        assert_eq!(nest(3000).unwrap_err().code(), 422);
     }
 
     #[test]
