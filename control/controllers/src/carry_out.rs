@@ -136,3 +136,44 @@ fn tell(note: &Note, component: &str, result: Result<&str, &ApiError>) -> EventR
         Err(error) => EventRecord::warning(note.about.clone(), component, note.failed.0, note.failed.1.replace("{error}", &error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ObjectReference;
+
+    use super::*;
+    use crate::testing::cluster;
+
+    fn create(name: &str) -> Action {
+        let row = caravel_api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        let object = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "a"}});
+        let note = Note {
+            about: ObjectReference::default(),
+            done: ("Made", "Made {name}".to_owned()),
+            failed: ("Refused", "Error: {error}".to_owned()),
+        };
+        Action::Create { row, namespace: "a".to_owned(), object, note: None }.noted(note)
+    }
+
+    #[tokio::test]
+    async fn creates_start_slowly_and_end_with_the_first_refusal() {
+        for (refused, made, told) in [
+            ("create configmap a/m0", 1, vec!["Warning Refused: Error: quota".to_owned()]),
+            ("create configmap a/m2", 3, ["Normal Made: Made m0", "Normal Made: Made m1", "Warning Refused: Error: quota"].map(str::to_owned).to_vec()),
+            ("nothing", 8, (0..8).map(|at| format!("Normal Made: Made m{at}")).collect()),
+        ] {
+            let (store, hand) = cluster(&[] as &[&str]).await;
+            *hand.refuse.lock() = Some((refused.to_owned(), ApiError::forbidden_because("", "", "", "quota")));
+            let (events, mut records) = mpsc::channel(64);
+            let epoch = store.leadership().borrow().unwrap();
+            let actions: Vec<Action> = (0..8).map(|at| create(&format!("m{at}"))).collect();
+            let done = CarryOut { hand: &*hand, epoch, identity: "test", events: &events }.plan(actions).await;
+            assert_eq!(hand.log.lock().len(), made, "{refused}");
+            assert_eq!(done.outcomes.refused.is_empty(), refused == "nothing");
+            let mut heard: Vec<String> = std::iter::from_fn(|| records.try_recv().ok()).map(|record| record.to_string().replace("forbidden: ", "")).collect();
+            // What is made together is told in any order.
+            heard.sort();
+            assert_eq!(heard, told);
+        }
+    }
+}

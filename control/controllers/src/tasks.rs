@@ -305,4 +305,26 @@ spec:
         controllers.await.unwrap();
         node.abort();
     }
+    #[tokio::test]
+    async fn a_refused_pod_is_told_of_and_tried_again() {
+        let (store, hand) = cluster(&[OBJECTS]).await;
+        *hand.refuse.lock() = Some(("create pod".to_owned(), caravel_api::ApiError::forbidden_because("", "pods", "", "exceeded quota")));
+        let cancel = CancellationToken::new();
+        let controllers = tokio::spawn(super::run(store.clone(), hand.clone(), Settings::default(), cancel.clone()));
+        let condition = |snapshot: &Snapshot| {
+            let status = deployment(snapshot).status.clone().unwrap_or_default();
+            let failure = status.conditions.into_iter().flatten().find(|condition| condition.type_.as_deref() == Some("ReplicaFailure"));
+            failure.map(|failure| format!("{} {}", failure.reason.unwrap_or_default(), failure.message.unwrap_or_default()))
+        };
+        eventually(&store, "the failure is a condition", |snapshot| condition(snapshot).as_deref() == Some("FailedCreate pods is forbidden: exceeded quota")).await;
+        eventually(&store, "the failure is an event", |snapshot| {
+            let messages: Vec<String> = snapshot.all::<Event>(Some("a")).filter_map(|event| event.unwrap().message.clone()).collect();
+            messages.contains(&"Error creating: pods is forbidden: exceeded quota".to_owned())
+        })
+        .await;
+        *hand.refuse.lock() = None;
+        eventually(&store, "the pods are made and the condition goes", |snapshot| images(snapshot).len() == 3 && condition(snapshot).is_none()).await;
+        cancel.cancel();
+        controllers.await.unwrap();
+    }
 }
