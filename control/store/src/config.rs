@@ -42,7 +42,14 @@ pub struct StoreConfig {
 impl StoreConfig {
     /// A single voter on disk with default limits.
     pub fn single(dir: impl Into<PathBuf>, keys_dir: impl Into<PathBuf>) -> Self {
-        // Nobody lags behind a lone voter, and a start reads the whole log.
+        // Nobody waits for a lone voter's heartbeat, and it asks for its own vote at once; an idle one should rest.
+        let timing = Timing {
+            heartbeat: Duration::from_millis(500),
+            election_min: Duration::from_millis(1500),
+            election_max: Duration::from_millis(3000),
+            ..Timing::default()
+        };
+        // Nobody lags behind it either, and a start reads the whole log.
         let limits = Limits { log_entries: 5_000, log_bytes: 32 << 20, tail_bytes: 8 << 20, ..Limits::default() };
         StoreConfig {
             dir: dir.into(),
@@ -51,7 +58,7 @@ impl StoreConfig {
             node_id: 1,
             address: String::new(),
             bootstrap: true,
-            timing: Timing::default(),
+            timing,
             limits,
             rings: RingLimits::default(),
         }
