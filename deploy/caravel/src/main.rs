@@ -10,6 +10,7 @@ mod image;
 mod joining;
 mod kubeconfig;
 mod lab;
+mod name_server;
 mod node;
 mod server;
 mod tasks;

@@ -1,6 +1,7 @@
 //! `caravel node`: joins, and hands the node daemon its configuration.
 
 use crate::cli::{NodeArgs, NodeSettings};
+use crate::name_server::NameServer;
 use crate::joining::{Identity, Joining, identity};
 use crate::server::{host_name, own_address};
 use crate::tasks;
@@ -50,7 +51,30 @@ pub async fn join_and_run(settings: NodeSettings, servers: &[String], token: Opt
         () = shutdown.cancelled() => return Ok(()),
     };
     let config = config(settings, name, address, identity, servers)?;
-    caravel_agent::run(config, shutdown).await
+    let dns = NameServer {
+        program: config.program.clone(),
+        run_dir: config.run_dir.clone(),
+        address: config.cluster_dns,
+        domain: config.cluster_domain.clone(),
+        upstreams: upstreams(&config),
+        client: config.client.clone(),
+    };
+    // The DNS server goes on without us; only its keeper ends here.
+    let (result, ()) = tokio::join!(
+        async {
+            let result = caravel_agent::run(config, shutdown.clone()).await;
+            shutdown.cancel();
+            result
+        },
+        dns.keep(shutdown.clone())
+    );
+    result
+}
+
+/// Whom the cluster's DNS asks about other names: this machine's resolvers.
+fn upstreams(config: &NodeConfig) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string(&config.resolv_conf).unwrap_or_default();
+    caravel_dns::upstreams_from(&text, &[IpAddr::V4(config.cluster_dns)])
 }
 
 fn socket_of(url: &str) -> Option<SocketAddr> {
@@ -79,7 +103,7 @@ fn config(settings: NodeSettings, name: String, address: IpAddr, identity: Ident
         run_dir: "/run/caravel".into(),
         image_dirs: settings.image_dir,
         registries: settings.registries,
-        program: std::env::current_exe().context("find this program")?,
+        program: caravel_lab::daemon::program()?,
         cgroup_parent: settings.cgroup_parent,
         cluster_domain: identity.domain,
         cluster_cidr: network("cluster-cidr", &identity.cluster_cidr)?,
