@@ -111,7 +111,7 @@ impl FakeHand {
 }
 
 fn decode(json: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(json).map_err(|error| ApiError::internal(error))
+    serde_json::from_slice(json).map_err(ApiError::internal)
 }
 
 fn encode(object: &Value) -> Result<Encoded, ApiError> {

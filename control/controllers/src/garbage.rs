@@ -126,8 +126,8 @@ fn let_go(cluster: &Snapshot, owner: &Arc<Entry>, plan: &mut Plan) {
 /// Deletes the dependents; the owner goes when none is left that blocks it.
 fn wait_for_dependents(cluster: &Snapshot, owner: &Arc<Entry>, plan: &mut Plan) {
     let uid = owner.meta.uid.as_str();
-    let blocks = |dependent: &&Arc<Entry>| dependent.meta.owners.iter().any(|owner| owner.uid == uid && owner.block_owner_deletion);
-    if cluster.owned_by(uid).filter(blocks).next().is_none() {
+    let blocks = |dependent: &Arc<Entry>| dependent.meta.owners.iter().any(|owner| owner.uid == uid && owner.block_owner_deletion);
+    if !cluster.owned_by(uid).any(blocks) {
         plan.actions.extend(edit(owner, |metadata| without_finalizer(metadata, FOREGROUND)));
     }
     plan.actions.extend(cluster.owned_by(uid).filter_map(|dependent| collect(cluster, dependent)).take(BATCH));

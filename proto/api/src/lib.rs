@@ -12,7 +12,6 @@ pub mod key;
 pub mod kinds;
 pub mod meta;
 pub mod names;
-pub mod normalise;
 pub mod quantity;
 pub mod selector;
 pub mod status;

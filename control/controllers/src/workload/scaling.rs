@@ -133,7 +133,11 @@ fn scale_old_down(rollout: &mut Rollout<'_>) -> bool {
 
 /// All old sets to nothing (Recreate, and after a rollout has ended).
 pub fn stop_old(rollout: &mut Rollout<'_>) -> bool {
-    rollout.old_by_age().into_iter().fold(false, |scaled, at| rollout.scale(at, 0) || scaled)
+    let mut scaled = false;
+    for at in rollout.old_by_age() {
+        scaled |= rollout.scale(at, 0);
+    }
+    scaled
 }
 
 /// Follows a change of `spec.replicas`: the one active set gets all, several share in proportion.
