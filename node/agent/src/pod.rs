@@ -14,3 +14,5 @@ pub(crate) mod status;
 mod steps;
 mod stop;
 
+#[cfg(test)]
+mod tests;
