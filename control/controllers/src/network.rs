@@ -2,4 +2,5 @@
 
 pub mod backends;
 pub mod endpoints;
+pub mod mirroring;
 pub mod slices;
