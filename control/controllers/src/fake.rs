@@ -57,9 +57,13 @@ impl FakeHand {
             _ => Expect::At(entry.revision),
         };
         if status_only {
-            let status = object["status"].take();
+            // As the real verbs: annotations travel with a status.
+            let (status, annotations) = (object["status"].take(), object["metadata"]["annotations"].take());
             object = old;
             object["status"] = status;
+            if !annotations.is_null() {
+                object["metadata"]["annotations"] = annotations;
+            }
         } else {
             if row.subresource("status").is_some() {
                 object["status"] = old["status"].clone();

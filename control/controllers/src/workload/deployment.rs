@@ -151,7 +151,8 @@ impl<'a> Rollout<'a> {
         if history::annotation(&self.deployment.metadata, history::REVISION) != Some(&revision) {
             let mut deployment = self.deployment.clone();
             deployment.metadata.annotations.get_or_insert_default().insert(history::REVISION.to_owned(), revision);
-            first.push(Action::update(&deployment));
+            // As upstream, with the status: a change of annotations by an update of the object would count a generation.
+            first.push(Action::update_status(&deployment));
         }
         Some(first).filter(|first| !first.actions.is_empty())
     }
@@ -319,7 +320,7 @@ status: {{replicas: {replicas}, availableReplicas: {available}, readyReplicas: {
     async fn a_rollout_goes_step_by_step() {
         for (story, objects, expected) in [
             ("a new template asks for a set", vec![web("v2", &[]), set("one", "v1", 4, 4, 1)], "create replicaset a/web-*\nstatus deployment a/web\n"),
-            ("the new set's revision comes first", vec![web("v2", &[]), set("one", "v1", 4, 4, 1), set("two", "v2", 1, 0, 2)], "update deployment a/web\n"),
+            ("the new set's revision comes first", vec![web("v2", &[]), set("one", "v1", 4, 4, 1), set("two", "v2", 1, 0, 2)], "status deployment a/web\n"),
             (
                 "old ones go while enough are available",
                 vec![web("v2", &[("'1'", "'2'")]), set("one", "v1", 4, 4, 1), set("two", "v2", 1, 0, 2)],
@@ -333,7 +334,7 @@ status: {{replicas: {replicas}, availableReplicas: {available}, readyReplicas: {
             (
                 "an undo takes the old set up again under a new revision",
                 vec![web("v1", &[]), set("one", "v1", 0, 0, 1), set("two", "v2", 4, 4, 2)],
-                "update replicaset a/one\nupdate deployment a/web\n",
+                "update replicaset a/one\nstatus deployment a/web\n",
             ),
             (
                 "scaling two sets keeps their proportion",
