@@ -24,9 +24,10 @@ pub const CONTROLLER: Row = Row {
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const MOST: usize = 1000;
 
-/// Only our own: Endpoints without a Service may be somebody's.
+/// Only our own: Endpoints that somebody made before their Service may stay until one has come and gone.
 fn left_over(changed: &Changed<'_>) -> Vec<ObjectName> {
     let ours = changed.meta().labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER);
     if ours { vec![changed.name()] } else { Vec::new() }
@@ -35,8 +36,9 @@ fn left_over(changed: &Changed<'_>) -> Vec<ObjectName> {
 fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<Plan, Undecodable> {
     let old = cluster.get::<Endpoints>(key)?;
     let Some(service) = cluster.get::<Service>(key)? else {
-        let ours = old.filter(|old| is_ours(old));
-        return Ok(Plan::of(ours.iter().map(|old| Action::delete(&**old)).collect()));
+        // With their Service go all but those that older clients elect leaders by.
+        let left = old.filter(|old| !old.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER)));
+        return Ok(Plan::of(left.iter().map(|old| Action::delete(&**old)).collect()));
     };
     let Some(selector) = backends::selector(&service) else { return Ok(Plan::nothing()) };
     let (subsets, truncated) = subsets(backends::find(cluster, &service, &selector)?, backends::publishes_unready(&service));
@@ -59,10 +61,6 @@ fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<
         Some(old) if *old != new => Plan::of(vec![Action::update(&new)]),
         Some(_) => Plan::nothing(),
     })
-}
-
-fn is_ours(endpoints: &Endpoints) -> bool {
-    endpoints.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == MANAGER)
 }
 
 /// Addresses by the ports they offer, ready ones apart; says whether some had to be left out.
