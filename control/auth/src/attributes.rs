@@ -23,13 +23,33 @@ pub struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// A request for a resource in a namespace ("" for the whole cluster).
-    pub fn resource(user: &'a UserInfo, verb: &'a str, group: &'a str, resource: &'a str, namespace: &'a str) -> Self {
-        Self { user, verb, group, version: "", resource, subresource: "", namespace, name: "", path: "", fields: &[] }
+    pub fn resource(
+        user: &'a UserInfo,
+        verb: &'a str,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+    ) -> Self {
+        Self {
+            user,
+            verb,
+            group,
+            version: "",
+            resource,
+            subresource: "",
+            namespace,
+            name: "",
+            path: "",
+            fields: &[],
+        }
     }
 
     /// A request for a path that is no resource, such as `/healthz`.
     pub fn path(user: &'a UserInfo, verb: &'a str, path: &'a str) -> Self {
-        Self { path, ..Self::resource(user, verb, "", "", "") }
+        Self {
+            path,
+            ..Self::resource(user, verb, "", "", "")
+        }
     }
 
     #[must_use]
@@ -38,8 +58,12 @@ impl<'a> Attributes<'a> {
     }
 
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // nobody subtracts requests
     pub fn sub(self, subresource: &'a str) -> Self {
-        Self { subresource, ..self }
+        Self {
+            subresource,
+            ..self
+        }
     }
 
     pub fn is_resource(&self) -> bool {
@@ -52,12 +76,20 @@ impl<'a> Attributes<'a> {
 
     /// `pods` or `pods/log`.
     pub fn resource_and_sub(&self) -> String {
-        if self.subresource.is_empty() { self.resource.to_owned() } else { format!("{}/{}", self.resource, self.subresource) }
+        if self.subresource.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        }
     }
 
     /// `pods` or `deployments.apps`: how a Status names the resource.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
+        if self.group.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
     }
 
     /// The part of a 403's message that names user, verb and object, with the authorizer's reason.
@@ -65,7 +97,11 @@ impl<'a> Attributes<'a> {
         let user = &self.user.name;
         let verb = self.verb;
         let mut message = if self.is_resource() {
-            let mut m = format!("User {user:?} cannot {verb} resource {:?} in API group {:?}", self.resource_and_sub(), self.group);
+            let mut m = format!(
+                "User {user:?} cannot {verb} resource {:?} in API group {:?}",
+                self.resource_and_sub(),
+                self.group
+            );
             if self.namespace.is_empty() {
                 m.push_str(" at the cluster scope");
             } else {
@@ -87,7 +123,11 @@ impl<'a> Attributes<'a> {
         let denial = self.denial(reason);
         match (self.is_resource(), self.name.is_empty()) {
             (true, true) => format!("{} is forbidden: {denial}", self.group_resource()),
-            (true, false) => format!("{} {:?} is forbidden: {denial}", self.group_resource(), self.name),
+            (true, false) => format!(
+                "{} {:?} is forbidden: {denial}",
+                self.group_resource(),
+                self.name
+            ),
             (false, _) => format!("forbidden: {denial}"),
         }
     }
@@ -101,10 +141,28 @@ mod tests {
     fn refusals_read_as_upstreams() {
         let jane = UserInfo::new("jane", &[]);
         let cases = [
-            (Attributes::resource(&jane, "list", "", "pods", "default"), "", r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#),
-            (Attributes::resource(&jane, "get", "apps", "deployments", "").named("web"), "", r#"deployments.apps "web" is forbidden: User "jane" cannot get resource "deployments" in API group "apps" at the cluster scope"#),
-            (Attributes::resource(&jane, "create", "", "pods", "a").named("p").sub("exec"), "why", r#"pods "p" is forbidden: User "jane" cannot create resource "pods/exec" in API group "" in the namespace "a": why"#),
-            (Attributes::path(&jane, "get", "/metrics"), "", r#"forbidden: User "jane" cannot get path "/metrics""#),
+            (
+                Attributes::resource(&jane, "list", "", "pods", "default"),
+                "",
+                r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#,
+            ),
+            (
+                Attributes::resource(&jane, "get", "apps", "deployments", "").named("web"),
+                "",
+                r#"deployments.apps "web" is forbidden: User "jane" cannot get resource "deployments" in API group "apps" at the cluster scope"#,
+            ),
+            (
+                Attributes::resource(&jane, "create", "", "pods", "a")
+                    .named("p")
+                    .sub("exec"),
+                "why",
+                r#"pods "p" is forbidden: User "jane" cannot create resource "pods/exec" in API group "" in the namespace "a": why"#,
+            ),
+            (
+                Attributes::path(&jane, "get", "/metrics"),
+                "",
+                r#"forbidden: User "jane" cannot get path "/metrics""#,
+            ),
         ];
         for (request, reason, message) in cases {
             assert_eq!(request.forbidden_message(reason), message);

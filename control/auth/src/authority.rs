@@ -91,16 +91,34 @@ impl Authority {
 
     /// A server's own certificate, with which it serves the API: leaf, then the cluster CA.
     pub fn issue_server(&self, dns: &[String], ips: &[IpAddr]) -> Result<Issued, CertificateError> {
-        let profile = Profile::Server { name: "kube-apiserver".into(), group: None, dns: dns.to_vec(), ips: ips.to_vec() };
-        let leaf = self.cluster.issue(&profile, SystemTime::now(), LEAF_VALIDITY)?;
+        let profile = Profile::Server {
+            name: "kube-apiserver".into(),
+            group: None,
+            dns: dns.to_vec(),
+            ips: ips.to_vec(),
+        };
+        let leaf = self
+            .cluster
+            .issue(&profile, SystemTime::now(), LEAF_VALIDITY)?;
         // The chain carries the CA itself, so that a joining node can compare its hash with its token's.
-        Ok(Issued { cert_pem: format!("{}{}", leaf.cert_pem, self.ca_pem()), key_pem: leaf.key_pem })
+        Ok(Issued {
+            cert_pem: format!("{}{}", leaf.cert_pem, self.ca_pem()),
+            key_pem: leaf.key_pem,
+        })
     }
 
     /// A user's certificate: CN = name, O = group.
-    pub fn issue_client(&self, name: &str, group: Option<&str>) -> Result<Issued, CertificateError> {
-        let profile = Profile::Client { name: name.into(), group: group.map(Into::into) };
-        self.cluster.issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+    pub fn issue_client(
+        &self,
+        name: &str,
+        group: Option<&str>,
+    ) -> Result<Issued, CertificateError> {
+        let profile = Profile::Client {
+            name: name.into(),
+            group: group.map(Into::into),
+        };
+        self.cluster
+            .issue(&profile, SystemTime::now(), LEAF_VALIDITY)
     }
 
     /// For the administrator's kubeconfig.
@@ -115,19 +133,38 @@ impl Authority {
 
     /// With which the API server calls aggregated API servers.
     pub fn issue_front_proxy_client(&self) -> Result<Issued, CertificateError> {
-        let profile = Profile::Client { name: "front-proxy-client".into(), group: None };
-        self.front_proxy.issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+        let profile = Profile::Client {
+            name: "front-proxy-client".into(),
+            group: None,
+        };
+        self.front_proxy
+            .issue(&profile, SystemTime::now(), LEAF_VALIDITY)
     }
 
     /// Signs a node's key as the client `system:node:<name>`.
     pub fn sign_node_client(&self, node: &str, csr_pem: &str) -> Result<String, CertificateError> {
-        let profile = Profile::Client { name: format!("system:node:{node}"), group: Some(user::NODES.into()) };
-        self.cluster.sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
+        let profile = Profile::Client {
+            name: format!("system:node:{node}"),
+            group: Some(user::NODES.into()),
+        };
+        self.cluster
+            .sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
     }
 
     /// Signs a node's key as the server behind its port 10250.
-    pub fn sign_node_server(&self, node: &str, csr_pem: &str, ips: &[IpAddr]) -> Result<String, CertificateError> {
-        let profile = Profile::Server { name: format!("system:node:{node}"), group: Some(user::NODES.into()), dns: vec![node.into()], ips: ips.to_vec() };
-        self.cluster.sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
+    pub fn sign_node_server(
+        &self,
+        node: &str,
+        csr_pem: &str,
+        ips: &[IpAddr],
+    ) -> Result<String, CertificateError> {
+        let profile = Profile::Server {
+            name: format!("system:node:{node}"),
+            group: Some(user::NODES.into()),
+            dns: vec![node.into()],
+            ips: ips.to_vec(),
+        };
+        self.cluster
+            .sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
     }
 }

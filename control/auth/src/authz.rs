@@ -31,7 +31,11 @@ impl Decision {
 pub struct Authorizer;
 
 impl Authorizer {
-    pub fn authorize<V: RbacView + NodeView + ?Sized>(&self, request: &Attributes<'_>, view: &V) -> Decision {
+    pub fn authorize<V: RbacView + NodeView + ?Sized>(
+        &self,
+        request: &Attributes<'_>,
+        view: &V,
+    ) -> Decision {
         if request.user.is_master() {
             return Decision::Allow(String::new());
         }

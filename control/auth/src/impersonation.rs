@@ -33,7 +33,10 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, ImpersonationE
         if !key.starts_with("impersonate-") {
             continue;
         }
-        let value = value.to_str().map_err(|_| ImpersonationError::Unreadable(key.to_owned()))?.to_owned();
+        let value = value
+            .to_str()
+            .map_err(|_| ImpersonationError::Unreadable(key.to_owned()))?
+            .to_owned();
         match key {
             "impersonate-user" => wanted.name = value,
             "impersonate-group" => {
@@ -60,13 +63,21 @@ pub fn requested(headers: &HeaderMap) -> Result<Option<UserInfo>, ImpersonationE
 }
 
 /// The identity that `real` becomes. Each part of it must be allowed: user or service account, every group, uid, extra value.
-pub fn impersonate<V: RbacView + NodeView + ?Sized>(real: &UserInfo, mut wanted: UserInfo, view: &V) -> Result<UserInfo, ImpersonationError> {
+pub fn impersonate<V: RbacView + NodeView + ?Sized>(
+    real: &UserInfo,
+    mut wanted: UserInfo,
+    view: &V,
+) -> Result<UserInfo, ImpersonationError> {
     const AUTHN: &str = "authentication.k8s.io";
     let check = |request: &Attributes<'_>| match Authorizer.authorize(request, view) {
         decision if decision.is_allowed() => Ok(()),
-        decision => Err(ImpersonationError::Forbidden(request.forbidden_message(decision.reason()))),
+        decision => Err(ImpersonationError::Forbidden(
+            request.forbidden_message(decision.reason()),
+        )),
     };
-    let ask = |group, resource, namespace| Attributes::resource(real, "impersonate", group, resource, namespace);
+    let ask = |group, resource, namespace| {
+        Attributes::resource(real, "impersonate", group, resource, namespace)
+    };
     match wanted.as_service_account() {
         Some((namespace, name)) => check(&ask("", "serviceaccounts", namespace).named(name))?,
         None => check(&ask("", "users", "").named(&wanted.name))?,
@@ -86,7 +97,11 @@ pub fn impersonate<V: RbacView + NodeView + ?Sized>(real: &UserInfo, mut wanted:
         let own = format!("{SERVICE_ACCOUNTS}:{namespace}");
         wanted.groups.extend([SERVICE_ACCOUNTS.to_owned(), own]);
     }
-    let everybody = if wanted.name == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED };
+    let everybody = if wanted.name == ANONYMOUS {
+        UNAUTHENTICATED
+    } else {
+        AUTHENTICATED
+    };
     if !wanted.in_group(AUTHENTICATED) && !wanted.in_group(UNAUTHENTICATED) {
         wanted.groups.push(everybody.to_owned());
     }
@@ -99,7 +114,10 @@ fn unescape(key: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let decoded = (bytes[i] == b'%').then(|| key.get(i + 1..i + 3)).flatten().and_then(|h| u8::from_str_radix(h, 16).ok());
+        let decoded = (bytes[i] == b'%')
+            .then(|| key.get(i + 1..i + 3))
+            .flatten()
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
         out.push(decoded.unwrap_or(bytes[i]));
         i += if decoded.is_some() { 3 } else { 1 };
     }
@@ -115,7 +133,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         assert_eq!(requested(&headers), Ok(None));
         headers.append("impersonate-group", "dev".parse().unwrap());
-        assert!(matches!(requested(&headers), Err(ImpersonationError::NoUser(_))));
+        assert!(matches!(
+            requested(&headers),
+            Err(ImpersonationError::NoUser(_))
+        ));
         headers.append("impersonate-user", "jane".parse().unwrap());
         headers.append("impersonate-group", "ops".parse().unwrap());
         headers.append("impersonate-extra-acme.com%2fproject", "x".parse().unwrap());

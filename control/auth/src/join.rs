@@ -24,7 +24,9 @@ pub fn secret_name(id: &str) -> String {
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no join token: expected K10<64 hex digits>::<id>:<secret>, as `caravel token create` prints it")]
+#[error(
+    "this is no join token: expected K10<64 hex digits>::<id>:<secret>, as `caravel token create` prints it"
+)]
 pub struct MalformedToken;
 
 /// What a person copies to the joining machine.
@@ -51,13 +53,21 @@ impl fmt::Display for JoinToken {
 impl FromStr for JoinToken {
     type Err = MalformedToken;
     fn from_str(text: &str) -> Result<Self, MalformedToken> {
-        let (ca_hash, rest) = text.trim().strip_prefix(PREFIX).and_then(|t| t.split_once("::")).ok_or(MalformedToken)?;
+        let (ca_hash, rest) = text
+            .trim()
+            .strip_prefix(PREFIX)
+            .and_then(|t| t.split_once("::"))
+            .ok_or(MalformedToken)?;
         let (id, secret) = rest.split_once(':').ok_or(MalformedToken)?;
         let hex = ca_hash.len() == 64 && ca_hash.bytes().all(|b| b.is_ascii_hexdigit());
         if !hex || id.is_empty() || secret.is_empty() {
             return Err(MalformedToken);
         }
-        Ok(Self { ca_hash: ca_hash.to_ascii_lowercase(), id: id.to_owned(), secret: secret.to_owned() })
+        Ok(Self {
+            ca_hash: ca_hash.to_ascii_lowercase(),
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        })
     }
 }
 
@@ -78,7 +88,11 @@ pub struct StoredToken {
 impl StoredToken {
     pub fn to_secret(&self) -> Result<Secret, serde_json::Error> {
         Ok(Secret {
-            metadata: ObjectMeta { name: Some(secret_name(&self.id)), namespace: Some(SECRET_NAMESPACE.into()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(secret_name(&self.id)),
+                namespace: Some(SECRET_NAMESPACE.into()),
+                ..ObjectMeta::default()
+            },
             type_: Some(SECRET_TYPE.into()),
             data: Some([(SECRET_KEY.to_owned(), ByteString(serde_json::to_vec(self)?))].into()),
             ..Secret::default()
@@ -87,7 +101,11 @@ impl StoredToken {
 
     /// `None` for a Secret that keeps no token, or one that does not fit its name.
     pub fn from_secret(secret: &Secret) -> Option<Self> {
-        let bytes = secret.data.as_ref()?.get(SECRET_KEY).filter(|_| secret.type_.as_deref() == Some(SECRET_TYPE))?;
+        let bytes = secret
+            .data
+            .as_ref()?
+            .get(SECRET_KEY)
+            .filter(|_| secret.type_.as_deref() == Some(SECRET_TYPE))?;
         let token: Self = serde_json::from_slice(&bytes.0).ok()?;
         (secret.metadata.name.as_deref() == Some(&secret_name(&token.id))).then_some(token)
     }
@@ -95,14 +113,23 @@ impl StoredToken {
     /// Compares in constant time.
     pub fn admits(&self, secret: &str, now: u64) -> bool {
         let hash = digest(&self.salt, secret);
-        let differs = hash.bytes().zip(self.hash.bytes()).fold(hash.len() ^ self.hash.len(), |d, (a, b)| d | usize::from(a ^ b));
+        let differs = hash
+            .bytes()
+            .zip(self.hash.bytes())
+            .fold(hash.len() ^ self.hash.len(), |d, (a, b)| {
+                d | usize::from(a ^ b)
+            });
         differs == 0 && self.expires.is_none_or(|end| now < end)
     }
 }
 
 /// A new token: what to print once, and what to keep.
 pub fn create(ca_hash: &str, expires: Option<u64>, description: &str) -> (JoinToken, StoredToken) {
-    let token = JoinToken { ca_hash: ca_hash.to_owned(), id: random(6), secret: random(16) };
+    let token = JoinToken {
+        ca_hash: ca_hash.to_owned(),
+        id: random(6),
+        secret: random(16),
+    };
     let stored = store(&token, expires, description);
     (token, stored)
 }
@@ -110,11 +137,22 @@ pub fn create(ca_hash: &str, expires: Option<u64>, description: &str) -> (JoinTo
 /// What to keep of a token whose secret the administrator chose (`--token`).
 pub fn store(token: &JoinToken, expires: Option<u64>, description: &str) -> StoredToken {
     let salt = random(16);
-    StoredToken { id: token.id.clone(), hash: digest(&salt, &token.secret), salt, expires, description: description.to_owned() }
+    StoredToken {
+        id: token.id.clone(),
+        hash: digest(&salt, &token.secret),
+        salt,
+        expires,
+        description: description.to_owned(),
+    }
 }
 
 fn digest(salt: &str, secret: &str) -> String {
-    hex::encode(Sha256::new().chain_update(salt).chain_update(secret).finalize())
+    hex::encode(
+        Sha256::new()
+            .chain_update(salt)
+            .chain_update(secret)
+            .finalize(),
+    )
 }
 
 fn random(bytes: usize) -> String {
@@ -135,9 +173,22 @@ mod tests {
         assert!(!stored.admits(&token.secret, 100), "it has expired");
         assert!(!stored.admits("guess", 1));
         assert!(!format!("{stored:?}").contains(&token.secret));
-        assert_eq!(StoredToken::from_secret(&stored.to_secret().unwrap()).as_ref(), Some(&stored));
-        for bad in ["", "K10::a:b", "K10zz::a:b", &format!("K10{}::a", "ab".repeat(32)), &format!("K10{}:::b", "ab".repeat(32))] {
-            assert_eq!(bad.parse::<JoinToken>().map(drop), Err(MalformedToken), "{bad}");
+        assert_eq!(
+            StoredToken::from_secret(&stored.to_secret().unwrap()).as_ref(),
+            Some(&stored)
+        );
+        for bad in [
+            "",
+            "K10::a:b",
+            "K10zz::a:b",
+            &format!("K10{}::a", "ab".repeat(32)),
+            &format!("K10{}:::b", "ab".repeat(32)),
+        ] {
+            assert_eq!(
+                bad.parse::<JoinToken>().map(drop),
+                Err(MalformedToken),
+                "{bad}"
+            );
         }
     }
 }

@@ -32,7 +32,9 @@ pub fn bootstrap() -> Bootstrap {
     // An aggregated role may be a part of another (view of edit, edit of admin): again until nothing changes.
     loop {
         let changed: Vec<(usize, Vec<PolicyRule>)> = (all.cluster_roles.iter().enumerate())
-            .filter_map(|(i, role)| aggregate(role, all.cluster_roles.iter()).map(|rules| (i, rules)))
+            .filter_map(|(i, role)| {
+                aggregate(role, all.cluster_roles.iter()).map(|rules| (i, rules))
+            })
             .filter(|(i, rules)| all.cluster_roles[*i].rules.as_ref() != Some(rules))
             .collect();
         if changed.is_empty() {
@@ -63,18 +65,48 @@ mod tests {
             ("edit", "get", "", "secrets", true),
             ("edit", "get", "", "pods", true),
             ("edit", "create", "apps", "deployments", true),
-            ("edit", "create", "rbac.authorization.k8s.io", "roles", false),
-            ("admin", "create", "rbac.authorization.k8s.io", "roles", true),
+            (
+                "edit",
+                "create",
+                "rbac.authorization.k8s.io",
+                "roles",
+                false,
+            ),
+            (
+                "admin",
+                "create",
+                "rbac.authorization.k8s.io",
+                "roles",
+                true,
+            ),
             ("admin", "list", "", "pods", true),
             ("admin", "update", "", "resourcequotas", false),
             ("cluster-admin", "escalate", "any", "thing", true),
         ] {
-            let found = all.cluster_roles.iter().find(|r| r.metadata.name.as_deref() == Some(role)).unwrap();
+            let found = all
+                .cluster_roles
+                .iter()
+                .find(|r| r.metadata.name.as_deref() == Some(role))
+                .unwrap();
             let request = Attributes::resource(&user, verb, group, resource, "ns");
-            assert_eq!(found.rules.iter().flatten().any(|rule| rule_allows(&request, rule)), allowed, "{role} {verb} {resource}");
+            assert_eq!(
+                found
+                    .rules
+                    .iter()
+                    .flatten()
+                    .any(|rule| rule_allows(&request, rule)),
+                allowed,
+                "{role} {verb} {resource}"
+            );
         }
         for binding in &all.cluster_role_bindings {
-            assert!(all.cluster_roles.iter().any(|r| r.metadata.name.as_ref() == Some(&binding.role_ref.name)), "{}", binding.role_ref.name);
+            assert!(
+                all.cluster_roles
+                    .iter()
+                    .any(|r| r.metadata.name.as_ref() == Some(&binding.role_ref.name)),
+                "{}",
+                binding.role_ref.name
+            );
         }
     }
 }

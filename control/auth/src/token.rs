@@ -37,9 +37,19 @@ pub enum TokenError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// With the pod's node, if it runs on one.
-    Pod { name: String, uid: String, node: Option<(String, String)> },
-    Secret { name: String, uid: String },
-    Node { name: String, uid: String },
+    Pod {
+        name: String,
+        uid: String,
+        node: Option<(String, String)>,
+    },
+    Secret {
+        name: String,
+        uid: String,
+    },
+    Node {
+        name: String,
+        uid: String,
+    },
 }
 
 /// What to sign.
@@ -113,7 +123,10 @@ pub struct Tokens {
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("issuer", &self.issuer).field("key_id", &self.key_id).finish_non_exhaustive()
+        f.debug_struct("Tokens")
+            .field("issuer", &self.issuer)
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,10 +143,20 @@ impl Tokens {
             return Err(TokenError::Key("not a P-256 key".into()));
         }
         let encoding = EncodingKey::from_ec_der(key.serialized_der());
-        let decoding = DecodingKey::from_ec_components(&URL_SAFE_NO_PAD.encode(&public[1..33]), &URL_SAFE_NO_PAD.encode(&public[33..]))
-            .map_err(|e| TokenError::Key(e.to_string()))?;
+        let decoding = DecodingKey::from_ec_components(
+            &URL_SAFE_NO_PAD.encode(&public[1..33]),
+            &URL_SAFE_NO_PAD.encode(&public[33..]),
+        )
+        .map_err(|e| TokenError::Key(e.to_string()))?;
         let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&public));
-        Ok(Self { key_pem: key_pem.to_owned(), issuer: issuer.to_owned(), key_id, public, encoding, decoding })
+        Ok(Self {
+            key_pem: key_pem.to_owned(),
+            issuer: issuer.to_owned(),
+            key_id,
+            public,
+            encoding,
+            decoding,
+        })
     }
 
     pub(crate) fn key_pem(&self) -> &str {
@@ -150,7 +173,10 @@ impl Tokens {
 
     /// The public point's coordinates, base64url: what a JWK carries.
     pub fn public_coordinates(&self) -> (String, String) {
-        (URL_SAFE_NO_PAD.encode(&self.public[1..33]), URL_SAFE_NO_PAD.encode(&self.public[33..]))
+        (
+            URL_SAFE_NO_PAD.encode(&self.public[1..33]),
+            URL_SAFE_NO_PAD.encode(&self.public[33..]),
+        )
     }
 
     /// Signs. `now` is seconds since 1970.
@@ -160,10 +186,18 @@ impl Tokens {
             node: None,
             pod: None,
             secret: None,
-            serviceaccount: ObjectRef { name: spec.service_account.clone(), uid: spec.uid.clone() },
+            serviceaccount: ObjectRef {
+                name: spec.service_account.clone(),
+                uid: spec.uid.clone(),
+            },
             warnafter: None,
         };
-        let object = |name: &str, uid: &str| Some(ObjectRef { name: name.to_owned(), uid: uid.to_owned() });
+        let object = |name: &str, uid: &str| {
+            Some(ObjectRef {
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+            })
+        };
         match &spec.bound {
             None => {}
             Some(Bound::Pod { name, uid, node }) => {
@@ -174,13 +208,19 @@ impl Tokens {
             Some(Bound::Node { name, uid }) => kubernetes.node = object(name, uid),
         }
         // Upstream's --service-account-extend-token-expiration: the default pod volume's token lives on after its date, with a warning time.
-        let extended = spec.ttl == POD_VOLUME_TTL && spec.audiences.is_empty() && matches!(spec.bound, Some(Bound::Pod { .. }));
+        let extended = spec.ttl == POD_VOLUME_TTL
+            && spec.audiences.is_empty()
+            && matches!(spec.bound, Some(Bound::Pod { .. }));
         let expires = now + spec.ttl;
         if extended {
             kubernetes.warnafter = Some(expires);
         }
         let claims = Claims {
-            aud: if spec.audiences.is_empty() { vec![self.issuer.clone()] } else { spec.audiences.clone() },
+            aud: if spec.audiences.is_empty() {
+                vec![self.issuer.clone()]
+            } else {
+                spec.audiences.clone()
+            },
             exp: now + if extended { EXTENDED_TTL } else { spec.ttl },
             iat: now,
             iss: self.issuer.clone(),
@@ -189,8 +229,13 @@ impl Tokens {
             nbf: now,
             sub: crate::user::service_account_name(&spec.namespace, &spec.service_account),
         };
-        let header = Header { typ: None, kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
-        let token = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(TokenError::Sign)?;
+        let header = Header {
+            typ: None,
+            kid: Some(self.key_id.clone()),
+            ..Header::new(Algorithm::ES256)
+        };
+        let token =
+            jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(TokenError::Sign)?;
         Ok(IssuedToken { token, expires })
     }
 
@@ -201,10 +246,12 @@ impl Tokens {
         rules.validate_aud = false;
         rules.set_issuer(&[&self.issuer]);
         rules.set_required_spec_claims(&["exp", "iss", "sub"]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules).map_err(|error| match error.kind() {
-            jsonwebtoken::errors::ErrorKind::InvalidIssuer => TokenError::Foreign,
-            _ => TokenError::Invalid(error),
-        })?.claims;
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules)
+            .map_err(|error| match error.kind() {
+                jsonwebtoken::errors::ErrorKind::InvalidIssuer => TokenError::Foreign,
+                _ => TokenError::Invalid(error),
+            })?
+            .claims;
         if now >= claims.exp {
             return Err(TokenError::Expired);
         }
@@ -221,7 +268,14 @@ fn random_uuid() -> String {
     b[6] = (b[6] & 0x0f) | 0x40;
     b[8] = (b[8] & 0x3f) | 0x80;
     let h = hex::encode(b);
-    format!("{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &h[..8],
+        &h[8..12],
+        &h[12..16],
+        &h[16..20],
+        &h[20..]
+    )
 }
 
 #[cfg(test)]
@@ -229,8 +283,19 @@ mod tests {
     use super::*;
 
     fn spec(ttl: u64) -> TokenSpec {
-        let bound = Some(Bound::Pod { name: "p".into(), uid: "pu".into(), node: Some(("n".into(), "nu".into())) });
-        TokenSpec { namespace: "ns".into(), service_account: "sa".into(), uid: "su".into(), audiences: vec![], ttl, bound }
+        let bound = Some(Bound::Pod {
+            name: "p".into(),
+            uid: "pu".into(),
+            node: Some(("n".into(), "nu".into())),
+        });
+        TokenSpec {
+            namespace: "ns".into(),
+            service_account: "sa".into(),
+            uid: "su".into(),
+            audiences: vec![],
+            ttl,
+            bound,
+        }
     }
 
     #[test]
@@ -242,10 +307,19 @@ mod tests {
         assert_eq!(claims.aud, ["https://issuer"]);
         assert_eq!(claims.kubernetes.pod.unwrap().uid, "pu");
         assert_eq!(issued.expires, 1700);
-        assert!(matches!(tokens.verify(&issued.token, 1700), Err(TokenError::Expired)));
-        assert!(matches!(tokens.verify(&issued.token, 900), Err(TokenError::NotYet)));
+        assert!(matches!(
+            tokens.verify(&issued.token, 1700),
+            Err(TokenError::Expired)
+        ));
+        assert!(matches!(
+            tokens.verify(&issued.token, 900),
+            Err(TokenError::NotYet)
+        ));
         let other = Tokens::create("https://issuer").unwrap();
-        assert!(matches!(other.verify(&issued.token, 1001), Err(TokenError::Invalid(_))));
+        assert!(matches!(
+            other.verify(&issued.token, 1001),
+            Err(TokenError::Invalid(_))
+        ));
         let reloaded = Tokens::load(tokens.key_pem(), "https://issuer").unwrap();
         assert!(reloaded.verify(&issued.token, 1001).is_ok());
         assert_eq!(reloaded.key_id(), tokens.key_id());

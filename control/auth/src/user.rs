@@ -29,7 +29,11 @@ pub struct UserInfo {
 
 impl UserInfo {
     pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
-        Self { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..Self::default() }
+        Self {
+            name: name.into(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            ..Self::default()
+        }
     }
 
     /// Who sends neither certificate nor token.
@@ -55,7 +59,11 @@ impl UserInfo {
     pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
         let mut user = Self::new(
             service_account_name(namespace, name),
-            &[SERVICE_ACCOUNTS, &format!("{SERVICE_ACCOUNTS}:{namespace}"), AUTHENTICATED],
+            &[
+                SERVICE_ACCOUNTS,
+                &format!("{SERVICE_ACCOUNTS}:{namespace}"),
+                AUTHENTICATED,
+            ],
         );
         uid.clone_into(&mut user.uid);
         user
@@ -80,12 +88,17 @@ impl UserInfo {
 
     /// The node that this identity is, if it is one: the name's prefix alone is not enough.
     pub fn as_node(&self) -> Option<&str> {
-        self.name.strip_prefix(NODE_PREFIX).filter(|n| !n.is_empty() && self.in_group(NODES))
+        self.name
+            .strip_prefix(NODE_PREFIX)
+            .filter(|n| !n.is_empty() && self.in_group(NODES))
     }
 
     /// (namespace, name) of the service account that this identity is.
     pub fn as_service_account(&self) -> Option<(&str, &str)> {
-        self.name.strip_prefix(SERVICE_ACCOUNT_PREFIX)?.split_once(':').filter(|(ns, n)| !ns.is_empty() && !n.is_empty() && !n.contains(':'))
+        self.name
+            .strip_prefix(SERVICE_ACCOUNT_PREFIX)?
+            .split_once(':')
+            .filter(|(ns, n)| !ns.is_empty() && !n.is_empty() && !n.contains(':'))
     }
 }
 
@@ -100,9 +113,19 @@ mod tests {
     #[test]
     fn names_that_stand_for_nodes_and_service_accounts() {
         assert_eq!(UserInfo::node("n1").as_node(), Some("n1"));
-        assert_eq!(UserInfo::new("system:node:n1", &["dev"]).as_node(), None, "the group decides too");
+        assert_eq!(
+            UserInfo::new("system:node:n1", &["dev"]).as_node(),
+            None,
+            "the group decides too"
+        );
         assert_eq!(UserInfo::new("system:node:", &[NODES]).as_node(), None);
-        assert_eq!(UserInfo::service_account("a", "b", "u").as_service_account(), Some(("a", "b")));
-        assert_eq!(UserInfo::new("system:serviceaccount:a", &[]).as_service_account(), None);
+        assert_eq!(
+            UserInfo::service_account("a", "b", "u").as_service_account(),
+            Some(("a", "b"))
+        );
+        assert_eq!(
+            UserInfo::new("system:serviceaccount:a", &[]).as_service_account(),
+            None
+        );
     }
 }

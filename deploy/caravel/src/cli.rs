@@ -6,7 +6,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 #[derive(Parser, Debug)]
-#[command(name = "caravel", version, about = "A Kubernetes-compatible cluster in one program", args_override_self = true, propagate_version = true)]
+#[command(
+    name = "caravel",
+    version,
+    about = "A Kubernetes-compatible cluster in one program",
+    args_override_self = true,
+    propagate_version = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -17,7 +23,13 @@ pub struct Cli {
     #[arg(long, global = true, env = "CARAVEL_LOG_JSON")]
     pub log_json: bool,
     /// The configuration file: keys are the names of flags, values override nothing that is given as flag or environment.
-    #[arg(long, global = true, env = "CARAVEL_CONFIG", value_name = "FILE", default_value = "/etc/caravel/config.yaml")]
+    #[arg(
+        long,
+        global = true,
+        env = "CARAVEL_CONFIG",
+        value_name = "FILE",
+        default_value = "/etc/caravel/config.yaml"
+    )]
     pub config: PathBuf,
 }
 
@@ -53,7 +65,14 @@ pub enum Command {
 
 impl Command {
     pub fn is_daemon(&self) -> bool {
-        matches!(self, Self::Server(_) | Self::Node(_) | Self::Up(_) | Self::Dns(_) | Self::Lab(LabCommand::Balance { .. }))
+        matches!(
+            self,
+            Self::Server(_)
+                | Self::Node(_)
+                | Self::Up(_)
+                | Self::Dns(_)
+                | Self::Lab(LabCommand::Balance { .. })
+        )
     }
 }
 
@@ -70,7 +89,11 @@ pub struct ClusterArgs {
     #[arg(long, env = "CARAVEL_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
     /// Ports of Services of type NodePort, first and last.
-    #[arg(long, env = "CARAVEL_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767")]
+    #[arg(
+        long,
+        env = "CARAVEL_SERVICE_NODE_PORT_RANGE",
+        default_value = "30000-32767"
+    )]
     pub service_node_port_range: PortRange,
 }
 
@@ -83,10 +106,23 @@ pub struct PortRange {
 impl std::str::FromStr for PortRange {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (first, last) = text.split_once('-').ok_or("expected FIRST-LAST, as 30000-32767")?;
-        let port = |t: &str| t.trim().parse::<u16>().map_err(|_| format!("{t:?} is no port"));
-        let range = Self { first: port(first)?, last: port(last)? };
-        if range.first == 0 || range.first > range.last { Err(format!("{text:?} is no range of ports")) } else { Ok(range) }
+        let (first, last) = text
+            .split_once('-')
+            .ok_or("expected FIRST-LAST, as 30000-32767")?;
+        let port = |t: &str| {
+            t.trim()
+                .parse::<u16>()
+                .map_err(|_| format!("{t:?} is no port"))
+        };
+        let range = Self {
+            first: port(first)?,
+            last: port(last)?,
+        };
+        if range.first == 0 || range.first > range.last {
+            Err(format!("{text:?} is no range of ports"))
+        } else {
+            Ok(range)
+        }
     }
 }
 
@@ -110,7 +146,11 @@ pub struct ServerArgs {
     #[arg(long, env = "CARAVEL_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
     /// Where the server keeps its data.
-    #[arg(long = "server-data-dir", env = "CARAVEL_SERVER_DATA_DIR", default_value = "/var/lib/caravel/server")]
+    #[arg(
+        long = "server-data-dir",
+        env = "CARAVEL_SERVER_DATA_DIR",
+        default_value = "/var/lib/caravel/server"
+    )]
     pub server_data_dir: PathBuf,
     /// Where the keys lie that the data is sealed with (`keys/`), and the administrator's kubeconfig.
     #[arg(long, env = "CARAVEL_ETC_DIR", default_value = "/etc/caravel")]
@@ -119,7 +159,11 @@ pub struct ServerArgs {
     #[arg(long, env = "CARAVEL_WRITE_KUBECONFIG", value_name = "FILE")]
     pub write_kubeconfig: Option<PathBuf>,
     /// The join token, ID:SECRET, instead of one made at the first start (which lies in node-token in the data directory).
-    #[arg(long = "server-token", env = "CARAVEL_SERVER_TOKEN", hide_env_values = true)]
+    #[arg(
+        long = "server-token",
+        env = "CARAVEL_SERVER_TOKEN",
+        hide_env_values = true
+    )]
     pub server_token: Option<String>,
     /// Seconds after which a silent node is Unknown.
     #[arg(long, env = "CARAVEL_NODE_MONITOR_GRACE_PERIOD")]
@@ -129,13 +173,23 @@ pub struct ServerArgs {
 #[derive(Args, Debug, Clone)]
 pub struct NodeArgs {
     /// A server to join, https://ADDRESS:6443; several are tried in order. Needed for the first start.
-    #[arg(long, env = "CARAVEL_SERVER", value_delimiter = ',', value_name = "URL")]
+    #[arg(
+        long,
+        env = "CARAVEL_SERVER",
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
     pub server: Vec<String>,
     /// The join token that `caravel token create` printed. Needed for the first start.
     #[arg(long, env = "CARAVEL_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// A file that holds the join token.
-    #[arg(long, env = "CARAVEL_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    #[arg(
+        long,
+        env = "CARAVEL_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with = "token"
+    )]
     pub token_file: Option<PathBuf>,
     #[command(flatten)]
     pub settings: NodeSettings,
@@ -151,19 +205,42 @@ pub struct NodeSettings {
     #[arg(long, env = "CARAVEL_NODE_IP")]
     pub node_ip: Option<IpAddr>,
     /// Labels of the node, KEY=VALUE.
-    #[arg(long, env = "CARAVEL_NODE_LABEL", value_delimiter = ',', value_name = "KEY=VALUE")]
+    #[arg(
+        long,
+        env = "CARAVEL_NODE_LABEL",
+        value_delimiter = ',',
+        value_name = "KEY=VALUE"
+    )]
     pub node_label: Vec<String>,
     /// Taints that the node has when it first registers, KEY[=VALUE]:EFFECT.
-    #[arg(long, env = "CARAVEL_NODE_TAINT", value_delimiter = ',', value_name = "KEY=VALUE:EFFECT")]
+    #[arg(
+        long,
+        env = "CARAVEL_NODE_TAINT",
+        value_delimiter = ',',
+        value_name = "KEY=VALUE:EFFECT"
+    )]
     pub node_taint: Vec<String>,
     /// Where the node keeps images, containers and its certificates.
-    #[arg(long = "node-data-dir", env = "CARAVEL_NODE_DATA_DIR", default_value = "/var/lib/caravel/node")]
+    #[arg(
+        long = "node-data-dir",
+        env = "CARAVEL_NODE_DATA_DIR",
+        default_value = "/var/lib/caravel/node"
+    )]
     pub node_data_dir: PathBuf,
     /// More directories of image archives to import at the start.
-    #[arg(long, env = "CARAVEL_IMAGE_DIR", value_delimiter = ',', value_name = "DIR")]
+    #[arg(
+        long,
+        env = "CARAVEL_IMAGE_DIR",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
     pub image_dir: Vec<PathBuf>,
     /// Mirrors and credentials of registries.
-    #[arg(long, env = "CARAVEL_REGISTRIES", default_value = "/etc/caravel/registries.yaml")]
+    #[arg(
+        long,
+        env = "CARAVEL_REGISTRIES",
+        default_value = "/etc/caravel/registries.yaml"
+    )]
     pub registries: PathBuf,
     /// The cgroup below which pods run.
     #[arg(long, env = "CARAVEL_CGROUP_PARENT", default_value = "/caravel")]
@@ -307,9 +384,17 @@ pub struct DnsArgs {
 
 #[derive(Args, Debug, Clone)]
 pub struct ImageStoreArgs {
-    #[arg(long = "node-data-dir", env = "CARAVEL_NODE_DATA_DIR", default_value = "/var/lib/caravel/node")]
+    #[arg(
+        long = "node-data-dir",
+        env = "CARAVEL_NODE_DATA_DIR",
+        default_value = "/var/lib/caravel/node"
+    )]
     pub node_data_dir: PathBuf,
-    #[arg(long, env = "CARAVEL_REGISTRIES", default_value = "/etc/caravel/registries.yaml")]
+    #[arg(
+        long,
+        env = "CARAVEL_REGISTRIES",
+        default_value = "/etc/caravel/registries.yaml"
+    )]
     pub registries: PathBuf,
 }
 
@@ -346,7 +431,11 @@ pub enum ImageCommand {
 #[derive(Args, Debug, Clone)]
 pub struct AdminArgs {
     /// The administrator's kubeconfig.
-    #[arg(long, env = "KUBECONFIG", default_value = "/etc/caravel/kubeconfig.yaml")]
+    #[arg(
+        long,
+        env = "KUBECONFIG",
+        default_value = "/etc/caravel/kubeconfig.yaml"
+    )]
     pub kubeconfig: PathBuf,
 }
 

@@ -18,11 +18,17 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
         }
         ImageCommand::List { store, output } => list(&open(&store)?, output)?,
         ImageCommand::Pull { store, reference } => {
-            let image = open(&store)?.pull(&reference, &[]).await.map_err(|e| anyhow::anyhow!("pull {reference}: {}", e.message))?;
+            let image = open(&store)?
+                .pull(&reference, &[])
+                .await
+                .map_err(|e| anyhow::anyhow!("pull {reference}: {}", e.message))?;
             println!("{}", image.id);
         }
         ImageCommand::Remove { store, reference } => {
-            anyhow::ensure!(open(&store)?.remove(&reference)?, "there is no image {reference:?} here");
+            anyhow::ensure!(
+                open(&store)?.remove(&reference)?,
+                "there is no image {reference:?} here"
+            );
         }
     }
     Ok(())
@@ -30,13 +36,19 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
 
 fn open(args: &ImageStoreArgs) -> anyhow::Result<ImageStore> {
     let registries = Registries::load(&args.registries)?;
-    Ok(ImageStore::open(&args.node_data_dir.join(STORE), registries)?)
+    Ok(ImageStore::open(
+        &args.node_data_dir.join(STORE),
+        registries,
+    )?)
 }
 
 fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {
     let images = store.list()?;
     if output == Output::Json {
-        let rows: Vec<_> = images.iter().map(|i| serde_json::json!({ "id": i.id, "references": i.references, "size": i.size })).collect();
+        let rows: Vec<_> = images
+            .iter()
+            .map(|i| serde_json::json!({ "id": i.id, "references": i.references, "size": i.size }))
+            .collect();
         println!("{}", serde_json::to_string(&rows)?);
         return Ok(());
     }

@@ -44,8 +44,12 @@ pub async fn identity(dir: &Path, joining: Joining<'_>) -> anyhow::Result<Identi
     let file = dir.join("identity.json");
     match fs::read(&file) {
         Ok(bytes) => {
-            let identity: Identity = serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} is damaged; remove it, and join again with a token", file.display()))?;
+            let identity: Identity = serde_json::from_slice(&bytes).with_context(|| {
+                format!(
+                    "{} is damaged; remove it, and join again with a token",
+                    file.display()
+                )
+            })?;
             anyhow::ensure!(
                 identity.node == joining.node,
                 "this machine joined as node {:?}, not {:?}; keep its name, or remove {} and join again",
@@ -61,7 +65,13 @@ pub async fn identity(dir: &Path, joining: Joining<'_>) -> anyhow::Result<Identi
     let identity = first_join(joining).await?;
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let part = file.with_extension("part");
-    let mut out = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part).with_context(|| format!("write {}", part.display()))?;
+    let mut out = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&part)
+        .with_context(|| format!("write {}", part.display()))?;
     out.write_all(&serde_json::to_vec_pretty(&identity)?)?;
     out.sync_all()?;
     fs::rename(&part, &file).with_context(|| format!("write {}", file.display()))?;
@@ -69,7 +79,10 @@ pub async fn identity(dir: &Path, joining: Joining<'_>) -> anyhow::Result<Identi
 }
 
 async fn first_join(joining: Joining<'_>) -> anyhow::Result<Identity> {
-    anyhow::ensure!(!joining.servers.is_empty(), "this node has not joined yet: give --server https://ADDRESS:6443 and --token");
+    anyhow::ensure!(
+        !joining.servers.is_empty(),
+        "this node has not joined yet: give --server https://ADDRESS:6443 and --token"
+    );
     let token = joining.token.context("this node has not joined yet: give the --token that `caravel token create` prints on a server")?;
     let (client_key, client_csr) = certificate::signing_request(joining.node)?;
     let (server_key, server_csr) = certificate::signing_request(joining.node)?;
@@ -81,7 +94,10 @@ async fn first_join(joining: Joining<'_>) -> anyhow::Result<Identity> {
         server_csr,
         addresses: joining.addresses.iter().map(IpAddr::to_string).collect(),
     };
-    let target = JoinTarget { servers: joining.servers.to_vec(), ca_hash: token.ca_hash };
+    let target = JoinTarget {
+        servers: joining.servers.to_vec(),
+        ca_hash: token.ca_hash,
+    };
     let answer = loop {
         match join(&target, request.clone()).await {
             Ok(answer) => break answer,
@@ -93,7 +109,15 @@ async fn first_join(joining: Joining<'_>) -> anyhow::Result<Identity> {
         }
     };
     tracing::info!(node = joining.node, "joined the cluster");
-    let ClusterConfig { cluster_cidr, service_cidr, dns_ip, domain, servers } = answer.cluster.context("the server told nothing about the cluster")?;
+    let ClusterConfig {
+        cluster_cidr,
+        service_cidr,
+        dns_ip,
+        domain,
+        servers,
+    } = answer
+        .cluster
+        .context("the server told nothing about the cluster")?;
     Ok(Identity {
         node: joining.node.to_owned(),
         client_cert: answer.client_certificate,

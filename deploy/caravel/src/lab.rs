@@ -10,13 +10,31 @@ use std::process::ExitCode;
 pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     let layout = |dir: &LabDir| Layout::new(&dir.dir);
     match command {
-        LabCommand::Up { dir, servers, nodes, images, isolated, server_config, node_config } => {
-            let options = UpOptions { servers, nodes, masquerade: !isolated, images, server_config, node_config };
+        LabCommand::Up {
+            dir,
+            servers,
+            nodes,
+            images,
+            isolated,
+            server_config,
+            node_config,
+        } => {
+            let options = UpOptions {
+                servers,
+                nodes,
+                masquerade: !isolated,
+                images,
+                server_config,
+                node_config,
+            };
             up::up(&layout(&dir)?, &options).await?;
             if dir.dir == Path::new(caravel_lab::layout::DEFAULT_DIR) {
                 eprintln!("next: eval \"$(caravel lab env)\"; kubectl get nodes");
             } else {
-                eprintln!("next: eval \"$(caravel lab env --dir {})\"; kubectl get nodes", dir.dir.display());
+                eprintln!(
+                    "next: eval \"$(caravel lab env --dir {})\"; kubectl get nodes",
+                    dir.dir.display()
+                );
             }
         }
         LabCommand::Down { dir } => down::down(&layout(&dir)?)?,
@@ -46,9 +64,13 @@ pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
         LabCommand::Image(LabImageCommand::Import { dir, files }) => {
             let layout = layout(&dir)?;
             let caravel = daemon::program()?;
-            let files = files.iter().map(|f| f.canonicalize().with_context(|| format!("{}", f.display()))).collect::<Result<Vec<_>, _>>()?;
+            let files = files
+                .iter()
+                .map(|f| f.canonicalize().with_context(|| format!("{}", f.display())))
+                .collect::<Result<Vec<_>, _>>()?;
             for node in Record::load(&layout)?.nodes() {
-                let mut argv: Vec<std::ffi::OsString> = vec![caravel.clone().into(), "image".into(), "import".into()];
+                let mut argv: Vec<std::ffi::OsString> =
+                    vec![caravel.clone().into(), "image".into(), "import".into()];
                 argv.extend(files.iter().map(|f| f.clone().into_os_string()));
                 let code = exec(&layout, &node.name, &argv)?;
                 if code != ExitCode::SUCCESS {
@@ -60,15 +82,27 @@ pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn on_host(layout: &Layout, host: &str, act: fn(&Layout, &caravel_lab::Host) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn on_host(
+    layout: &Layout,
+    host: &str,
+    act: fn(&Layout, &caravel_lab::Host) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let record = Record::load(layout)?;
     act(layout, record.host(host)?)
 }
 
 /// The command's exit status becomes ours; killed by a signal, 128 + the signal, as shells say it.
 fn exec(layout: &Layout, host: &str, command: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
-    let [program, args @ ..] = command else { anyhow::bail!("no command is given") };
-    let status = enter::command(layout, host, program)?.args(args).current_dir("/").status().with_context(|| format!("run {} on {host}", program.to_string_lossy()))?;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    let [program, args @ ..] = command else {
+        anyhow::bail!("no command is given")
+    };
+    let status = enter::command(layout, host, program)?
+        .args(args)
+        .current_dir("/")
+        .status()
+        .with_context(|| format!("run {} on {host}", program.to_string_lossy()))?;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

@@ -33,17 +33,27 @@ fn main() -> ExitCode {
         _ => {}
     }
     let env = |name: &str| std::env::var_os(name).is_some();
-    let args = match file::merge(args, &cli::Cli::command(), &env, &|path| std::fs::read_to_string(path)) {
+    let args = match file::merge(args, &cli::Cli::command(), &env, &|path| {
+        std::fs::read_to_string(path)
+    }) {
         Ok(args) => args,
         Err(error) => return fail(&error.into()),
     };
-    let cli = match cli::Cli::command().try_get_matches_from(args).and_then(|m| cli::Cli::from_arg_matches(&m)) {
+    let cli = match cli::Cli::command()
+        .try_get_matches_from(args)
+        .and_then(|m| cli::Cli::from_arg_matches(&m))
+    {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
     log_to_stderr(&cli);
     caravel_client::connect::install_crypto();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).max_blocking_threads(32).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("start the runtime")),
     };
@@ -59,8 +69,12 @@ fn main() -> ExitCode {
 async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
     use cli::Command;
     match command {
-        Command::Server(args) => server::run(*args, tasks::terminated()).await.map(|()| ExitCode::SUCCESS),
-        Command::Node(args) => node::run(*args, tasks::terminated()).await.map(|()| ExitCode::SUCCESS),
+        Command::Server(args) => server::run(*args, tasks::terminated())
+            .await
+            .map(|()| ExitCode::SUCCESS),
+        Command::Node(args) => node::run(*args, tasks::terminated())
+            .await
+            .map(|()| ExitCode::SUCCESS),
         Command::Up(args) => up::run(*args).await.map(|()| ExitCode::SUCCESS),
         Command::Lab(command) => lab::run(command).await,
         Command::Dns(args) => dns::run(args).await.map(|()| ExitCode::SUCCESS),
@@ -69,7 +83,12 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         Command::Kubeconfig(args) => kubeconfig::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut cli::Cli::command(), "caravel", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut cli::Cli::command(),
+                "caravel",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Version => {
@@ -82,10 +101,24 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
 fn log_to_stderr(cli: &cli::Cli) {
     use tracing_subscriber::EnvFilter;
     // Lab commands speak to a person by themselves.
-    let default = if cli.command.is_daemon() { "info,kube=warn,tower=warn,openraft=warn,hyper=warn,hickory_server=warn" } else { "warn,openraft=error" };
-    let filter = cli.log.as_deref().map_or_else(|| EnvFilter::new(default), EnvFilter::new);
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    if cli.log_json { subscriber.json().init() } else { subscriber.init() }
+    let default = if cli.command.is_daemon() {
+        "info,kube=warn,tower=warn,openraft=warn,hyper=warn,hickory_server=warn"
+    } else {
+        "warn,openraft=error"
+    };
+    let filter = cli
+        .log
+        .as_deref()
+        .map_or_else(|| EnvFilter::new(default), EnvFilter::new);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    if cli.log_json {
+        subscriber.json().init()
+    } else {
+        subscriber.init()
+    }
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -66,13 +66,24 @@ impl NameServer {
     }
 
     fn look(&self) -> anyhow::Result<Found> {
-        let Some(process) = Process::load(&self.pid_file()) else { return Ok(Found::None) };
-        let started_with = std::fs::read_to_string(self.run_dir.join("dns.args")).unwrap_or_default();
-        Ok(if started_with == self.fingerprint()? { Found::Ours } else { Found::Another(process) })
+        let Some(process) = Process::load(&self.pid_file()) else {
+            return Ok(Found::None);
+        };
+        let started_with =
+            std::fs::read_to_string(self.run_dir.join("dns.args")).unwrap_or_default();
+        Ok(if started_with == self.fingerprint()? {
+            Found::Ours
+        } else {
+            Found::Another(process)
+        })
     }
 
     fn arguments(&self) -> Vec<String> {
-        let mut args = vec!["dns".to_owned(), format!("--listen={}:53", self.address), format!("--domain={}", self.domain)];
+        let mut args = vec![
+            "dns".to_owned(),
+            format!("--listen={}:53", self.address),
+            format!("--domain={}", self.domain),
+        ];
         args.extend(self.upstreams.iter().map(|u| format!("--upstream={u}")));
         args.push(format!("--kubeconfig={}", self.kubeconfig_file().display()));
         args
@@ -84,16 +95,28 @@ impl NameServer {
 
     /// Program, its build, and settings.
     fn fingerprint(&self) -> anyhow::Result<String> {
-        let built = std::fs::metadata(&self.program).and_then(|m| m.modified()).with_context(|| format!("look at {}", self.program.display()))?;
-        Ok(format!("{} {built:?} {}", self.program.display(), self.arguments().join(" ")))
+        let built = std::fs::metadata(&self.program)
+            .and_then(|m| m.modified())
+            .with_context(|| format!("look at {}", self.program.display()))?;
+        Ok(format!(
+            "{} {built:?} {}",
+            self.program.display(),
+            self.arguments().join(" ")
+        ))
     }
 
     fn start(&self) -> anyhow::Result<Child> {
-        std::fs::create_dir_all(&self.run_dir).with_context(|| format!("make {}", self.run_dir.display()))?;
+        std::fs::create_dir_all(&self.run_dir)
+            .with_context(|| format!("make {}", self.run_dir.display()))?;
         let kubeconfig = Kubeconfig {
             cluster: "caravel".into(),
             user: "node".into(),
-            server: self.client.servers.first().context("no server is known")?.clone(),
+            server: self
+                .client
+                .servers
+                .first()
+                .context("no server is known")?
+                .clone(),
             ca: self.client.ca.clone(),
             credential: self.client.credential.clone(),
             namespace: None,
@@ -107,7 +130,10 @@ impl NameServer {
             .process_group(0)
             .spawn()
             .with_context(|| format!("run {} dns", self.program.display()))?;
-        let process = i32::try_from(child.id()).ok().and_then(Process::of).context("it ended at once")?;
+        let process = i32::try_from(child.id())
+            .ok()
+            .and_then(Process::of)
+            .context("it ended at once")?;
         process.save(&self.pid_file())?;
         private(&self.run_dir.join("dns.args"), &self.fingerprint()?)?;
         tracing::info!(pid = child.id(), address = %self.address, "started the DNS server");
@@ -122,7 +148,11 @@ enum Found {
 }
 
 async fn end(old: Process) {
-    let ended = tokio::task::spawn_blocking(move || old.end(Signal::SIGTERM, GRACE).or_else(|_| old.end(Signal::SIGKILL, GRACE))).await;
+    let ended = tokio::task::spawn_blocking(move || {
+        old.end(Signal::SIGTERM, GRACE)
+            .or_else(|_| old.end(Signal::SIGKILL, GRACE))
+    })
+    .await;
     if let Ok(Err(error)) = ended {
         tracing::warn!("the DNS server's predecessor: {error:#}");
     }
@@ -130,6 +160,13 @@ async fn end(old: Process) {
 
 fn private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).with_context(|| format!("write {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("write {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .with_context(|| format!("write {}", path.display()))
 }

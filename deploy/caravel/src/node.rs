@@ -1,8 +1,8 @@
 //! `caravel node`: joins, and hands the node daemon its configuration.
 
 use crate::cli::{NodeArgs, NodeSettings};
-use crate::name_server::NameServer;
 use crate::joining::{Identity, Joining, identity};
+use crate::name_server::NameServer;
 use crate::server::{host_name, own_address};
 use crate::tasks;
 use anyhow::Context as _;
@@ -15,10 +15,16 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-pub async fn run(args: NodeArgs, end: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+pub async fn run(
+    args: NodeArgs,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let token = match (&args.token, &args.token_file) {
         (Some(token), _) => Some(token.clone()),
-        (None, Some(file)) => Some(std::fs::read_to_string(file).with_context(|| format!("read the join token from {}", file.display()))?),
+        (None, Some(file)) => Some(
+            std::fs::read_to_string(file)
+                .with_context(|| format!("read the join token from {}", file.display()))?,
+        ),
         (None, None) => None,
     };
     let token = token.map(|t| t.parse::<JoinToken>()).transpose()?;
@@ -38,13 +44,24 @@ async fn ended_while_joining(shutdown: CancellationToken) {
 }
 
 /// The daemon of this machine, until `shutdown`. `servers` and `token` matter at the first start only.
-pub async fn join_and_run(settings: NodeSettings, servers: &[String], token: Option<JoinToken>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn join_and_run(
+    settings: NodeSettings,
+    servers: &[String],
+    token: Option<JoinToken>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let name = settings.node_name.clone().map_or_else(host_name, Ok)?;
     let address = match settings.node_ip {
         Some(address) => address,
-        None => own_address(servers.first().and_then(|s| socket_of(s))).context("--node-ip is not given, and")?,
+        None => own_address(servers.first().and_then(|s| socket_of(s)))
+            .context("--node-ip is not given, and")?,
     };
-    let joining = Joining { node: &name, addresses: vec![address, IpAddr::from([127, 0, 0, 1])], servers, token };
+    let joining = Joining {
+        node: &name,
+        addresses: vec![address, IpAddr::from([127, 0, 0, 1])],
+        servers,
+        token,
+    };
     let tls = settings.node_data_dir.join("tls");
     let identity = tokio::select! {
         identity = identity(&tls, joining) => identity?,
@@ -78,25 +95,51 @@ fn upstreams(config: &NodeConfig) -> Vec<SocketAddr> {
 }
 
 fn socket_of(url: &str) -> Option<SocketAddr> {
-    url.strip_prefix("https://")?.trim_end_matches('/').to_socket_addrs().ok()?.next()
+    url.strip_prefix("https://")?
+        .trim_end_matches('/')
+        .to_socket_addrs()
+        .ok()?
+        .next()
 }
 
-fn config(settings: NodeSettings, name: String, address: IpAddr, identity: Identity, servers: &[String]) -> anyhow::Result<NodeConfig> {
+fn config(
+    settings: NodeSettings,
+    name: String,
+    address: IpAddr,
+    identity: Identity,
+    servers: &[String],
+) -> anyhow::Result<NodeConfig> {
     // Given servers first: an administrator may have moved one.
     let mut all: Vec<String> = servers.to_vec();
-    all.extend(identity.servers.iter().filter(|s| !servers.contains(s)).cloned());
-    let network = |what: &str, text: &str| text.parse().with_context(|| format!("the cluster's {what} {text:?}"));
+    all.extend(
+        identity
+            .servers
+            .iter()
+            .filter(|s| !servers.contains(s))
+            .cloned(),
+    );
+    let network = |what: &str, text: &str| {
+        text.parse()
+            .with_context(|| format!("the cluster's {what} {text:?}"))
+    };
     Ok(NodeConfig {
         name,
         node_ip: address,
         client: Config {
             servers: all,
             ca: identity.ca.clone(),
-            credential: Credential::Certificate { cert: identity.client_cert, key: identity.client_key },
+            credential: Credential::Certificate {
+                cert: identity.client_cert,
+                key: identity.client_key,
+            },
             namespace: None,
         },
         labels: labels(&settings.node_label)?,
-        taints: settings.node_taint.iter().map(|t| taint(t)).collect::<anyhow::Result<_>>()?,
+        taints: settings
+            .node_taint
+            .iter()
+            .map(|t| taint(t))
+            .collect::<anyhow::Result<_>>()?,
         data_dir: settings.node_data_dir,
         kubelet_dir: "/var/lib/kubelet".into(),
         pod_logs: "/var/log/pods".into(),
@@ -107,7 +150,10 @@ fn config(settings: NodeSettings, name: String, address: IpAddr, identity: Ident
         cgroup_parent: settings.cgroup_parent,
         cluster_domain: identity.domain,
         cluster_cidr: network("cluster-cidr", &identity.cluster_cidr)?,
-        cluster_dns: identity.dns_ip.parse().with_context(|| format!("the cluster's DNS address {:?}", identity.dns_ip))?,
+        cluster_dns: identity
+            .dns_ip
+            .parse()
+            .with_context(|| format!("the cluster's DNS address {:?}", identity.dns_ip))?,
         bridge: settings.bridge,
         mtu: settings.mtu,
         resolv_conf: settings.resolv_conf,
@@ -124,17 +170,35 @@ fn config(settings: NodeSettings, name: String, address: IpAddr, identity: Ident
 }
 
 fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
-    let pair = |text: &String| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).with_context(|| format!("--node-label {text:?}: KEY=VALUE is expected"));
+    let pair = |text: &String| {
+        text.split_once('=')
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .with_context(|| format!("--node-label {text:?}: KEY=VALUE is expected"))
+    };
     given.iter().map(pair).collect()
 }
 
 fn taint(text: &str) -> anyhow::Result<Taint> {
-    let wrong = || format!("--node-taint {text:?}: KEY[=VALUE]:EFFECT is expected, EFFECT NoSchedule, PreferNoSchedule or NoExecute");
+    let wrong = || {
+        format!(
+            "--node-taint {text:?}: KEY[=VALUE]:EFFECT is expected, EFFECT NoSchedule, PreferNoSchedule or NoExecute"
+        )
+    };
     let (rest, effect) = text.rsplit_once(':').with_context(wrong)?;
-    anyhow::ensure!(["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect), wrong());
-    let (key, value) = rest.split_once('=').map_or((rest, None), |(k, v)| (k, Some(v.to_owned())));
+    anyhow::ensure!(
+        ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect),
+        wrong()
+    );
+    let (key, value) = rest
+        .split_once('=')
+        .map_or((rest, None), |(k, v)| (k, Some(v.to_owned())));
     anyhow::ensure!(!key.is_empty(), wrong());
-    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+    Ok(Taint {
+        key: key.to_owned(),
+        value,
+        effect: effect.to_owned(),
+        time_added: None,
+    })
 }
 
 #[cfg(test)]
@@ -146,10 +210,18 @@ mod tests {
         for (text, expected) in [
             ("a=b:NoSchedule", Some(("a", Some("b"), "NoSchedule"))),
             ("x.io/a:NoExecute", Some(("x.io/a", None, "NoExecute"))),
-            ("a=b", None), ("a:Never", None), (":NoSchedule", None),
+            ("a=b", None),
+            ("a:Never", None),
+            (":NoSchedule", None),
         ] {
             let found = taint(text).ok();
-            assert_eq!(found.as_ref().map(|t| (t.key.as_str(), t.value.as_deref(), t.effect.as_str())), expected, "{text}");
+            assert_eq!(
+                found
+                    .as_ref()
+                    .map(|t| (t.key.as_str(), t.value.as_deref(), t.effect.as_str())),
+                expected,
+                "{text}"
+            );
         }
         assert!(labels(&["a".into()]).is_err());
     }

@@ -7,7 +7,10 @@ use caravel_server::ServerConfig;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-pub async fn run(args: ServerArgs, end: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+pub async fn run(
+    args: ServerArgs,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let config = config(args)?;
     let shutdown = CancellationToken::new();
     tasks::cancel_after(end, shutdown.clone());
@@ -30,7 +33,8 @@ pub fn config(args: ServerArgs) -> anyhow::Result<ServerConfig> {
         cluster_cidr: args.cluster.cluster_cidr,
         service_cidr: args.cluster.service_cidr,
         domain: args.cluster.cluster_domain,
-        node_ports: args.cluster.service_node_port_range.first..=args.cluster.service_node_port_range.last,
+        node_ports: args.cluster.service_node_port_range.first
+            ..=args.cluster.service_node_port_range.last,
         token: args.server_token,
         kubeconfig: args.write_kubeconfig,
         node_grace_seconds: args.node_monitor_grace_period,
@@ -50,7 +54,19 @@ pub fn host_name() -> anyhow::Result<String> {
 pub fn own_address(towards: Option<SocketAddr>) -> anyhow::Result<IpAddr> {
     // An address of a network that is kept for documentation: only the route to it matters.
     let towards = towards.unwrap_or_else(|| SocketAddr::from(([198, 51, 100, 1], 9)));
-    let any = if towards.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let address = UdpSocket::bind(any).and_then(|socket| socket.connect(towards).and_then(|()| socket.local_addr()));
-    Ok(address.with_context(|| format!("this machine has no route to {}, so its own address cannot be guessed", towards.ip()))?.ip())
+    let any = if towards.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let address = UdpSocket::bind(any)
+        .and_then(|socket| socket.connect(towards).and_then(|()| socket.local_addr()));
+    Ok(address
+        .with_context(|| {
+            format!(
+                "this machine has no route to {}, so its own address cannot be guessed",
+                towards.ip()
+            )
+        })?
+        .ip())
 }

@@ -4,7 +4,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Done at the first SIGTERM or SIGINT. A second one ends the process at once, as the system does by default.
 pub async fn terminated() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         tracing::error!("signals cannot be received; only SIGKILL ends this process");
         return std::future::pending().await;
     };
@@ -21,7 +24,10 @@ pub fn on_own_thread<T: Send + Default>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Cancels `token` when `end` is done. The task ends with the process.
-pub fn cancel_after(end: impl Future<Output = ()> + Send + 'static, token: tokio_util::sync::CancellationToken) {
+pub fn cancel_after(
+    end: impl Future<Output = ()> + Send + 'static,
+    token: tokio_util::sync::CancellationToken,
+) {
     drop(tokio::spawn(async move {
         end.await;
         token.cancel();

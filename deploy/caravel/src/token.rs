@@ -10,45 +10,79 @@ use std::time::SystemTime;
 
 pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
     match command {
-        TokenCommand::Create { admin, ttl_hours, description } => {
+        TokenCommand::Create {
+            admin,
+            ttl_hours,
+            description,
+        } => {
             let (kubeconfig, secrets) = admin_api(&admin).await?;
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
             let expires = (ttl_hours > 0).then(|| now + ttl_hours * 3600);
-            println!("{}", create(&kubeconfig.ca, &secrets, expires, &description).await?);
+            println!(
+                "{}",
+                create(&kubeconfig.ca, &secrets, expires, &description).await?
+            );
         }
         TokenCommand::List { admin } => {
             let (_, secrets) = admin_api(&admin).await?;
-            let all = secrets.list(&ListParams::default().fields(&format!("type={SECRET_TYPE}"))).await.context("list join tokens")?;
+            let all = secrets
+                .list(&ListParams::default().fields(&format!("type={SECRET_TYPE}")))
+                .await
+                .context("list join tokens")?;
             println!("{:<14} {:<20} DESCRIPTION", "ID", "EXPIRES");
             for token in all.iter().filter_map(StoredToken::from_secret) {
-                let expires = token.expires.map_or_else(|| "never".to_owned(), |at| format!("in {} min", remaining(at) / 60));
+                let expires = token.expires.map_or_else(
+                    || "never".to_owned(),
+                    |at| format!("in {} min", remaining(at) / 60),
+                );
                 println!("{:<14} {expires:<20} {}", token.id, token.description);
             }
         }
         TokenCommand::Delete { admin, id } => {
             let (_, secrets) = admin_api(&admin).await?;
-            secrets.delete(&join::secret_name(&id), &DeleteParams::default()).await.with_context(|| format!("revoke the join token {id:?}"))?;
+            secrets
+                .delete(&join::secret_name(&id), &DeleteParams::default())
+                .await
+                .with_context(|| format!("revoke the join token {id:?}"))?;
         }
     }
     Ok(())
 }
 
 /// Makes a token for the cluster with this CA (PEM).
-async fn create(ca: &str, secrets: &Api<Secret>, expires: Option<u64>, description: &str) -> anyhow::Result<String> {
-    let hash = caravel_auth::certificate::hash_of_first(ca).context("the kubeconfig holds no CA certificate")?;
+async fn create(
+    ca: &str,
+    secrets: &Api<Secret>,
+    expires: Option<u64>,
+    description: &str,
+) -> anyhow::Result<String> {
+    let hash = caravel_auth::certificate::hash_of_first(ca)
+        .context("the kubeconfig holds no CA certificate")?;
     let (token, stored) = join::create(&hash, expires, description);
-    secrets.create(&PostParams::default(), &stored.to_secret()?).await.context("keep the join token")?;
+    secrets
+        .create(&PostParams::default(), &stored.to_secret()?)
+        .await
+        .context("keep the join token")?;
     Ok(token.to_string())
 }
 
 async fn admin_api(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, Api<Secret>)> {
     let path = admin.kubeconfig.display();
-    let text = std::fs::read_to_string(&admin.kubeconfig).with_context(|| format!("read {path} (run this on a server, or give --kubeconfig)"))?;
+    let text = std::fs::read_to_string(&admin.kubeconfig)
+        .with_context(|| format!("read {path} (run this on a server, or give --kubeconfig)"))?;
     let kubeconfig = Kubeconfig::parse(&text).with_context(|| format!("{path}"))?;
     let client = connect::connect(&kubeconfig.config()).await?;
     Ok((kubeconfig, Api::namespaced(client, SECRET_NAMESPACE)))
 }
 
 fn remaining(at: u64) -> u64 {
-    at.saturating_sub(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
+    at.saturating_sub(
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+    )
 }

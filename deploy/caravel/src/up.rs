@@ -13,7 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run(args: UpArgs) -> anyhow::Result<()> {
     let config = server::config(args.server)?;
-    let (kubeconfig, url, token_file) = (config.kubeconfig_path(), config.node_url(), config.data_dir.join("node-token"));
+    let (kubeconfig, url, token_file) = (
+        config.kubeconfig_path(),
+        config.node_url(),
+        config.data_dir.join("node-token"),
+    );
     let shutdown = CancellationToken::new();
     tasks::cancel_after(tasks::terminated(), shutdown.clone());
     let node = async {
@@ -48,13 +52,19 @@ async fn server_and_token(kubeconfig: &Path, token: &Path) -> anyhow::Result<Joi
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.with_context(|| format!("the server is not ready after {} s", PATIENCE.as_secs()))?;
-    let text = std::fs::read_to_string(token).with_context(|| format!("read {}", token.display()))?;
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .with_context(|| format!("the server is not ready after {} s", PATIENCE.as_secs()))?;
+    let text =
+        std::fs::read_to_string(token).with_context(|| format!("read {}", token.display()))?;
     text.parse().with_context(|| format!("{}", token.display()))
 }
 
 async fn ready(path: &Path) -> anyhow::Result<()> {
     let kubeconfig = Kubeconfig::parse(&std::fs::read_to_string(path)?)?;
-    connect::connect(&kubeconfig.config()).await?.apiserver_version().await?;
+    connect::connect(&kubeconfig.config())
+        .await?
+        .apiserver_version()
+        .await?;
     Ok(())
 }

@@ -20,8 +20,13 @@ const MAX_CONNECTIONS: usize = 4096;
 /// Until the process is told to end.
 pub async fn run(layout: &Layout) -> anyhow::Result<()> {
     let record = Record::load(layout)?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, record.port)).await.with_context(|| format!("listen on 127.0.0.1:{}", record.port))?;
-    let servers: Arc<[SocketAddr]> = record.servers().map(|s| SocketAddr::from((s.address, 6443))).collect();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, record.port))
+        .await
+        .with_context(|| format!("listen on 127.0.0.1:{}", record.port))?;
+    let servers: Arc<[SocketAddr]> = record
+        .servers()
+        .map(|s| SocketAddr::from((s.address, 6443)))
+        .collect();
     tracing::info!(port = record.port, ?servers, "balancing the API");
     tokio::select! {
         result = accept(listener, servers) => result,
@@ -51,7 +56,9 @@ async fn accept(listener: TcpListener, servers: Arc<[SocketAddr]>) -> anyhow::Re
         let (servers, good) = (servers.clone(), good.clone());
         tasks::serve(async move {
             let _place = place;
-            let Some(mut server) = reach(&servers, &good).await else { return };
+            let Some(mut server) = reach(&servers, &good).await else {
+                return;
+            };
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         });
@@ -62,7 +69,8 @@ async fn reach(servers: &[SocketAddr], good: &AtomicUsize) -> Option<TcpStream> 
     let first = good.load(Ordering::Relaxed);
     for n in 0..servers.len() {
         let at = (first + n) % servers.len();
-        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, TcpStream::connect(servers[at])).await {
+        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, TcpStream::connect(servers[at])).await
+        {
             good.store(at, Ordering::Relaxed);
             return Some(stream);
         }

@@ -39,7 +39,9 @@ pub fn create(path: &str) -> anyhow::Result<()> {
             match fs::create_dir(&at) {
                 Ok(()) => inherit_cpuset(&parent, &at),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).with_context(|| format!("make the cgroup {}", at.display())),
+                Err(e) => {
+                    return Err(e).with_context(|| format!("make the cgroup {}", at.display()));
+                }
             }
         }
     }
@@ -50,7 +52,10 @@ pub fn create(path: &str) -> anyhow::Result<()> {
 fn delegate(cgroup: &Path) {
     if let Ok(available) = fs::read_to_string(cgroup.join("cgroup.controllers")) {
         for controller in available.split_whitespace() {
-            let _ = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(
+                cgroup.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
         }
     }
 }
@@ -66,7 +71,11 @@ fn inherit_cpuset(parent: &Path, child: &Path) {
 
 /// The files to which a process writes "0" to be in `path` everywhere.
 pub fn entrances(path: &str) -> Vec<PathBuf> {
-    hierarchies().into_iter().map(|root| root.join(path.trim_start_matches('/')).join("cgroup.procs")).filter(|p| p.exists()).collect()
+    hierarchies()
+        .into_iter()
+        .map(|root| root.join(path.trim_start_matches('/')).join("cgroup.procs"))
+        .filter(|p| p.exists())
+        .collect()
 }
 
 /// All processes in `path` and below, in any hierarchy.
@@ -74,7 +83,12 @@ pub fn processes(path: &str) -> BTreeSet<i32> {
     let mut pids = BTreeSet::new();
     for root in hierarchies() {
         visit(&root.join(path.trim_start_matches('/')), &mut |dir| {
-            pids.extend(fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().filter_map(|l| l.parse::<i32>().ok()));
+            pids.extend(
+                fs::read_to_string(dir.join("cgroup.procs"))
+                    .unwrap_or_default()
+                    .lines()
+                    .filter_map(|l| l.parse::<i32>().ok()),
+            );
         });
     }
     pids
@@ -88,7 +102,10 @@ pub fn kill_all(path: &str, patience: Duration) -> anyhow::Result<()> {
         if pids.is_empty() {
             return Ok(());
         }
-        anyhow::ensure!(Instant::now() < end, "processes of the lab do not end: {pids:?}");
+        anyhow::ensure!(
+            Instant::now() < end,
+            "processes of the lab do not end: {pids:?}"
+        );
         for pid in pids {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -118,10 +135,17 @@ pub fn remove(path: &str) -> anyhow::Result<()> {
             let mut dirs = Vec::new();
             visit(&top, &mut |dir| dirs.push(dir.to_owned()));
             // Deepest first; the kernel may need a moment after the last process.
-            let refused = dirs.iter().rev().filter_map(|dir| fs::remove_dir(dir).err()).find(|e| e.kind() != std::io::ErrorKind::NotFound);
+            let refused = dirs
+                .iter()
+                .rev()
+                .filter_map(|dir| fs::remove_dir(dir).err())
+                .find(|e| e.kind() != std::io::ErrorKind::NotFound);
             match refused {
                 None => break,
-                Some(error) if Instant::now() >= end => return Err(error).with_context(|| format!("remove the cgroup {}", top.display())),
+                Some(error) if Instant::now() >= end => {
+                    return Err(error)
+                        .with_context(|| format!("remove the cgroup {}", top.display()));
+                }
                 Some(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
@@ -131,9 +155,14 @@ pub fn remove(path: &str) -> anyhow::Result<()> {
 
 /// Parents before children.
 fn visit(dir: &Path, see: &mut dyn FnMut(&Path)) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     see(dir);
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+    for entry in entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+    {
         visit(&entry.path(), see);
     }
 }

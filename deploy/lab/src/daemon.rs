@@ -21,11 +21,20 @@ pub const TOKEN_FILE: &str = "/etc/caravel/join-token";
 /// This program, also when its file has been replaced by a newer build since it started.
 pub fn program() -> anyhow::Result<PathBuf> {
     let exe = std::env::current_exe().context("find this program")?;
-    Ok(exe.to_str().and_then(|e| e.strip_suffix(" (deleted)")).map(PathBuf::from).unwrap_or(exe))
+    Ok(exe
+        .to_str()
+        .and_then(|e| e.strip_suffix(" (deleted)"))
+        .map(PathBuf::from)
+        .unwrap_or(exe))
 }
 
 /// Writes the host's `/etc/caravel/config.yaml`: all that its daemon is told.
-pub fn configure(layout: &Layout, record: &Record, host: &Host, extra: &[String]) -> anyhow::Result<()> {
+pub fn configure(
+    layout: &Layout,
+    record: &Record,
+    host: &Host,
+    extra: &[String],
+) -> anyhow::Result<()> {
     let mut lines = match host.role {
         Role::Server => vec![
             format!("name: {}", host.name),
@@ -48,16 +57,21 @@ pub fn configure(layout: &Layout, record: &Record, host: &Host, extra: &[String]
         }
     };
     lines.extend(extra.iter().cloned());
-    let path = layout.host_file(&host.name, "/etc/caravel/config.yaml").context("the host's configuration")?;
+    let path = layout
+        .host_file(&host.name, "/etc/caravel/config.yaml")
+        .context("the host's configuration")?;
     fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("write {}", path.display()))
 }
 
 /// Gives a node its join token, readable by root only.
 pub fn give_token(layout: &Layout, host: &str, token: &str) -> anyhow::Result<()> {
-    let path = layout.host_file(host, TOKEN_FILE).context("the token's file")?;
+    let path = layout
+        .host_file(host, TOKEN_FILE)
+        .context("the token's file")?;
     fs::write(&path, "")?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    fs::write(&path, format!("{}\n", token.trim())).with_context(|| format!("write {}", path.display()))
+    fs::write(&path, format!("{}\n", token.trim()))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 /// Starts the host's daemon, if it does not run.
@@ -87,7 +101,11 @@ fn spawn(layout: &Layout, name: &str, mut command: Command) -> anyhow::Result<()
     if let Some(dir) = log.parent() {
         fs::create_dir_all(dir)?;
     }
-    let log = fs::OpenOptions::new().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .with_context(|| format!("open {}", log.display()))?;
     let child = command
         .current_dir("/")
         .env_remove("KUBECONFIG")
@@ -97,7 +115,8 @@ fn spawn(layout: &Layout, name: &str, mut command: Command) -> anyhow::Result<()
         .process_group(0)
         .spawn()
         .with_context(|| format!("start {name}"))?;
-    let process = Process::of(child.id() as i32).with_context(|| format!("{name} ended at once; see its log"))?;
+    let process = Process::of(child.id() as i32)
+        .with_context(|| format!("{name} ended at once; see its log"))?;
     process.save(&layout.pid_file(name))
 }
 
@@ -108,7 +127,9 @@ pub fn running(layout: &Layout, host: &Host) -> Option<Process> {
 /// Asks the daemon to end, and insists after a while.
 pub fn stop(layout: &Layout, host: &Host) -> anyhow::Result<()> {
     match running(layout, host) {
-        Some(process) => process.end(Signal::SIGTERM, GRACE).or_else(|_| process.end(Signal::SIGKILL, GRACE)),
+        Some(process) => process
+            .end(Signal::SIGTERM, GRACE)
+            .or_else(|_| process.end(Signal::SIGKILL, GRACE)),
         None => Ok(()),
     }
 }

@@ -11,7 +11,11 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 /// Namespaces of a host, and the order in which they are entered: mounts last, because the others' pins lie outside.
-pub const NAMESPACES: [(&str, CloneFlags); 3] = [("net", CloneFlags::CLONE_NEWNET), ("uts", CloneFlags::CLONE_NEWUTS), ("mnt", CloneFlags::CLONE_NEWNS)];
+pub const NAMESPACES: [(&str, CloneFlags); 3] = [
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+];
 
 /// A command that will run on `host`, as its daemons do.
 pub fn command(layout: &Layout, host: &str, program: &std::ffi::OsStr) -> anyhow::Result<Command> {
@@ -19,10 +23,16 @@ pub fn command(layout: &Layout, host: &str, program: &std::ffi::OsStr) -> anyhow
         .iter()
         .map(|(name, flag)| {
             let pin = layout.pin(host, name);
-            File::open(&pin).map(|file| (file, *flag)).with_context(|| format!("open {}: is the lab up?", pin.display()))
+            File::open(&pin)
+                .map(|file| (file, *flag))
+                .with_context(|| format!("open {}: is the lab up?", pin.display()))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    prepared(&format!("{}/{}", layout.host_cgroup(host), cgroups::SYSTEM), pins, program)
+    prepared(
+        &format!("{}/{}", layout.host_cgroup(host), cgroups::SYSTEM),
+        pins,
+        program,
+    )
 }
 
 /// A command that will run on this machine itself, but as part of the lab: `down` ends it.
@@ -32,10 +42,19 @@ pub fn machine_command(layout: &Layout, program: &std::ffi::OsStr) -> anyhow::Re
     prepared(&cgroup, vec![], program)
 }
 
-fn prepared(cgroup: &str, pins: Vec<(File, CloneFlags)>, program: &std::ffi::OsStr) -> anyhow::Result<Command> {
+fn prepared(
+    cgroup: &str,
+    pins: Vec<(File, CloneFlags)>,
+    program: &std::ffi::OsStr,
+) -> anyhow::Result<Command> {
     let doors = cgroups::entrances(cgroup)
         .into_iter()
-        .map(|door| OpenOptions::new().write(true).open(&door).with_context(|| format!("open {}", door.display())))
+        .map(|door| {
+            OpenOptions::new()
+                .write(true)
+                .open(&door)
+                .with_context(|| format!("open {}", door.display()))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut command = Command::new(program);
     // SAFETY: runs between fork and exec. It only makes system calls on files opened before the fork: no allocation, no lock.

@@ -20,8 +20,16 @@ const NONE: Option<&str> = None;
 pub fn create_pins(layout: &Layout) -> anyhow::Result<()> {
     let pins = layout.pins();
     fs::create_dir_all(&pins)?;
-    mount(Some("caravel-lab"), &pins, Some("tmpfs"), MsFlags::empty(), Some("size=1m,mode=700")).with_context(|| format!("mount {}", pins.display()))?;
-    mount(NONE, &pins, NONE, MsFlags::MS_PRIVATE, NONE).with_context(|| format!("make {} private", pins.display()))
+    mount(
+        Some("caravel-lab"),
+        &pins,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("size=1m,mode=700"),
+    )
+    .with_context(|| format!("mount {}", pins.display()))?;
+    mount(NONE, &pins, NONE, MsFlags::MS_PRIVATE, NONE)
+        .with_context(|| format!("make {} private", pins.display()))
 }
 
 /// Makes one host, without daemons.
@@ -34,37 +42,54 @@ pub fn create(layout: &Layout, record: &Record, host: &Host) -> anyhow::Result<(
     }
     let run = layout.host(&host.name).join("run");
     fs::create_dir_all(&run)?;
-    fs::write(layout.host(&host.name).join("resolv.conf"), format!("nameserver {}\n", record.gateway()))?;
-    fs::write(layout.host(&host.name).join("hosts"), hosts_file(record, host))?;
+    fs::write(
+        layout.host(&host.name).join("resolv.conf"),
+        format!("nameserver {}\n", record.gateway()),
+    )?;
+    fs::write(
+        layout.host(&host.name).join("hosts"),
+        hosts_file(record, host),
+    )?;
     for (namespace, _) in NAMESPACES {
         fs::write(layout.pin(&host.name, namespace), "")?;
     }
     let (ready, wait_ready) = std::sync::mpsc::sync_channel::<i32>(1);
     let (pinned, wait_pinned) = std::sync::mpsc::sync_channel::<()>(1);
-    let resolver = fs::canonicalize("/etc/resolv.conf").unwrap_or_else(|_| PathBuf::from("/etc/resolv.conf"));
+    let resolver =
+        fs::canonicalize("/etc/resolv.conf").unwrap_or_else(|_| PathBuf::from("/etc/resolv.conf"));
     std::thread::scope(|scope| {
         let inside = scope.spawn(move || {
             tasks::on_own_thread(move || -> anyhow::Result<()> {
                 // Dropped on any way out, so that the other side never waits in vain.
                 let ready = ready;
                 unshare_into(layout, host, &resolver)?;
-                ready.send(nix::unistd::gettid().as_raw()).context("the lab has given up")?;
+                ready
+                    .send(nix::unistd::gettid().as_raw())
+                    .context("the lab has given up")?;
                 // The thread's end is the namespaces' end unless they are pinned.
                 let _ = wait_pinned.recv();
                 Ok(())
             })
         });
         let pin = || -> anyhow::Result<()> {
-            let Ok(thread) = wait_ready.recv() else { return Ok(()) };
+            let Ok(thread) = wait_ready.recv() else {
+                return Ok(());
+            };
             for (namespace, _) in NAMESPACES {
-                let (from, to) = (format!("/proc/self/task/{thread}/ns/{namespace}"), layout.pin(&host.name, namespace));
-                mount(Some(from.as_str()), &to, NONE, MsFlags::MS_BIND, NONE).with_context(|| format!("pin the {namespace} namespace of {}", host.name))?;
+                let (from, to) = (
+                    format!("/proc/self/task/{thread}/ns/{namespace}"),
+                    layout.pin(&host.name, namespace),
+                );
+                mount(Some(from.as_str()), &to, NONE, MsFlags::MS_BIND, NONE)
+                    .with_context(|| format!("pin the {namespace} namespace of {}", host.name))?;
             }
             Ok(())
         };
         let pins = pin();
         drop(pinned);
-        inside.join().map_err(|_| anyhow::anyhow!("a thread of the lab panicked"))???;
+        inside
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread of the lab panicked"))???;
         pins
     })?;
     links::connect(layout, record, host)
@@ -72,18 +97,32 @@ pub fn create(layout: &Layout, record: &Record, host: &Host) -> anyhow::Result<(
 
 /// Runs on a throw-away thread: gives it new namespaces and puts the host's own files in place.
 fn unshare_into(layout: &Layout, host: &Host, resolver: &Path) -> anyhow::Result<()> {
-    let flags = NAMESPACES.iter().fold(CloneFlags::CLONE_FS, |all, (_, flag)| all | *flag);
+    let flags = NAMESPACES
+        .iter()
+        .fold(CloneFlags::CLONE_FS, |all, (_, flag)| all | *flag);
     unshare(flags).context("make namespaces (a lab needs root)")?;
     nix::unistd::sethostname(&host.name).context("set the host's name")?;
     // Nothing mounted here is seen outside, and nothing mounted outside later is seen here; then shared again within,
     // because containers may ask for mounts that propagate.
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).context("detach the host's mounts")?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SHARED, NONE).context("share the host's mounts within")?;
-    let bind = |from: &Path, to: &Path| mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE).with_context(|| format!("bind {} to {}", from.display(), to.display()));
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .context("detach the host's mounts")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SHARED, NONE)
+        .context("share the host's mounts within")?;
+    let bind = |from: &Path, to: &Path| {
+        mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE)
+            .with_context(|| format!("bind {} to {}", from.display(), to.display()))
+    };
     for (own, dir) in OWN {
         bind(&layout.host(&host.name).join(dir), Path::new(own))?;
     }
-    mount(Some("caravel-lab"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755")).context("mount /run")?;
+    mount(
+        Some("caravel-lab"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )
+    .context("mount /run")?;
     let own_resolver = layout.host(&host.name).join("resolv.conf");
     if resolver.starts_with("/run") {
         // /etc/resolv.conf is a link into /run, which is empty now.
@@ -93,7 +132,10 @@ fn unshare_into(layout: &Layout, host: &Host, resolver: &Path) -> anyhow::Result
         bind(&own_resolver, resolver)?;
     }
     if Path::new("/etc/hosts").exists() {
-        bind(&layout.host(&host.name).join("hosts"), Path::new("/etc/hosts"))?;
+        bind(
+            &layout.host(&host.name).join("hosts"),
+            Path::new("/etc/hosts"),
+        )?;
     }
     // The pins of other hosts must not be held by this one.
     let _ = umount2(&layout.pins(), MntFlags::MNT_DETACH);
@@ -103,7 +145,11 @@ fn unshare_into(layout: &Layout, host: &Host, resolver: &Path) -> anyhow::Result
 fn hosts_file(record: &Record, host: &Host) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     for other in &record.hosts {
-        let own = if other.name == host.name { " # this host" } else { "" };
+        let own = if other.name == host.name {
+            " # this host"
+        } else {
+            ""
+        };
         text.push_str(&format!("{} {}{own}\n", other.address, other.name));
     }
     text

@@ -25,7 +25,10 @@ impl Layout {
         let dir = std::path::absolute(dir)?;
         let dir = dir.canonicalize().unwrap_or(dir);
         for (own, _) in OWN.iter().chain(&[("/run", "")]) {
-            anyhow::ensure!(!dir.starts_with(own), "a lab cannot lie under {own}: every host has its own; choose another --dir");
+            anyhow::ensure!(
+                !dir.starts_with(own),
+                "a lab cannot lie under {own}: every host has its own; choose another --dir"
+            );
         }
         let id = hex::encode(&Sha256::digest(dir.as_os_str().as_encoded_bytes())[..3]);
         Ok(Self { dir, id })
@@ -67,7 +70,12 @@ impl Layout {
 
     /// A file that is `on_host` (one of the [`OWN`] directories) on the host, as seen from the machine.
     pub fn host_file(&self, host: &str, on_host: &str) -> Option<PathBuf> {
-        OWN.iter().find_map(|(own, dir)| Path::new(on_host).strip_prefix(own).ok().map(|rest| self.host(host).join(dir).join(rest)))
+        OWN.iter().find_map(|(own, dir)| {
+            Path::new(on_host)
+                .strip_prefix(own)
+                .ok()
+                .map(|rest| self.host(host).join(dir).join(rest))
+        })
     }
 
     pub fn bin(&self) -> PathBuf {
@@ -109,9 +117,15 @@ mod tests {
     fn names_fit_the_kernel_and_follow_from_the_directory() {
         let lab = Layout::new(Path::new("/nowhere/lab")).unwrap();
         assert_eq!(lab, Layout::new(Path::new("/nowhere/lab")).unwrap());
-        assert_ne!(lab.id(), Layout::new(Path::new("/nowhere/other")).unwrap().id());
+        assert_ne!(
+            lab.id(),
+            Layout::new(Path::new("/nowhere/other")).unwrap().id()
+        );
         assert!(lab.veth(99).len() <= 15);
-        assert_eq!(lab.host_file("n", "/etc/caravel/config.yaml").unwrap(), Path::new("/nowhere/lab/hosts/n/etc/config.yaml"));
+        assert_eq!(
+            lab.host_file("n", "/etc/caravel/config.yaml").unwrap(),
+            Path::new("/nowhere/lab/hosts/n/etc/config.yaml")
+        );
         assert!(Layout::new(Path::new("/run/lab")).is_err());
     }
 }

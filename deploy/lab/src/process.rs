@@ -16,21 +16,28 @@ pub struct Process {
 
 impl Process {
     pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, start: start_time(pid)? })
+        Some(Self {
+            pid,
+            start: start_time(pid)?,
+        })
     }
 
     pub fn save(self, path: &Path) -> anyhow::Result<()> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        fs::write(path, format!("{} {}\n", self.pid, self.start)).with_context(|| format!("write {}", path.display()))
+        fs::write(path, format!("{} {}\n", self.pid, self.start))
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// The process that a file names, if it still runs.
     pub fn load(path: &Path) -> Option<Self> {
         let text = fs::read_to_string(path).ok()?;
         let (pid, start) = text.trim().split_once(' ')?;
-        let known = Self { pid: pid.parse().ok()?, start: start.parse().ok()? };
+        let known = Self {
+            pid: pid.parse().ok()?,
+            start: start.parse().ok()?,
+        };
         known.runs().then_some(known)
     }
 
@@ -45,7 +52,12 @@ impl Process {
             let _ = kill(Pid::from_raw(self.pid), signal);
         }
         while self.runs() {
-            anyhow::ensure!(Instant::now() < end, "process {} does not end within {} s of {signal}", self.pid, patience.as_secs());
+            anyhow::ensure!(
+                Instant::now() < end,
+                "process {} does not end within {} s of {signal}",
+                self.pid,
+                patience.as_secs()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -69,6 +81,12 @@ mod tests {
     fn knows_itself_and_no_ghost() {
         let me = Process::of(std::process::id() as i32).unwrap();
         assert!(me.runs());
-        assert!(!Process { start: me.start + 1, ..me }.runs());
+        assert!(
+            !Process {
+                start: me.start + 1,
+                ..me
+            }
+            .runs()
+        );
     }
 }

@@ -50,12 +50,24 @@ impl Record {
     }
 
     pub fn host(&self, name: &str) -> anyhow::Result<&Host> {
-        let names = || self.hosts.iter().map(|h| h.name.as_str()).collect::<Vec<_>>().join(", ");
-        self.hosts.iter().find(|h| h.name == name).with_context(|| format!("the lab has no host {name:?}; its hosts are {}", names()))
+        let names = || {
+            self.hosts
+                .iter()
+                .map(|h| h.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        self.hosts
+            .iter()
+            .find(|h| h.name == name)
+            .with_context(|| format!("the lab has no host {name:?}; its hosts are {}", names()))
     }
 
     pub fn index(&self, name: &str) -> usize {
-        self.hosts.iter().position(|h| h.name == name).unwrap_or_default()
+        self.hosts
+            .iter()
+            .position(|h| h.name == name)
+            .unwrap_or_default()
     }
 
     pub fn servers(&self) -> impl Iterator<Item = &Host> {
@@ -67,13 +79,25 @@ impl Record {
     }
 
     pub fn server_urls(&self) -> Vec<String> {
-        self.servers().map(|s| format!("https://{}:6443", s.address)).collect()
+        self.servers()
+            .map(|s| format!("https://{}:6443", s.address))
+            .collect()
     }
 
     pub fn load(layout: &Layout) -> anyhow::Result<Self> {
         let path = layout.record();
-        let text = std::fs::read(&path).with_context(|| format!("there is no lab in {}: `caravel lab up` makes one", layout.dir().display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged; `caravel lab down` still removes the lab", path.display()))
+        let text = std::fs::read(&path).with_context(|| {
+            format!(
+                "there is no lab in {}: `caravel lab up` makes one",
+                layout.dir().display()
+            )
+        })?;
+        serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "{} is damaged; `caravel lab down` still removes the lab",
+                path.display()
+            )
+        })
     }
 
     pub fn save(&self, layout: &Layout) -> anyhow::Result<()> {
@@ -86,8 +110,15 @@ impl Record {
 
 /// `server-1..S`, then `node-1..N`, at .11 and up, and .101 and up.
 pub fn hosts(subnet: Ipv4Net, servers: usize, nodes: usize) -> Vec<Host> {
-    let host = |role: Role, i: usize, base: u32| Host { name: format!("{}-{i}", role.command()), role, address: nth(subnet, base + i as u32) };
-    (1..=servers).map(|i| host(Role::Server, i, 10)).chain((1..=nodes).map(|i| host(Role::Node, i, 100))).collect()
+    let host = |role: Role, i: usize, base: u32| Host {
+        name: format!("{}-{i}", role.command()),
+        role,
+        address: nth(subnet, base + i as u32),
+    };
+    (1..=servers)
+        .map(|i| host(Role::Server, i, 10))
+        .chain((1..=nodes).map(|i| host(Role::Node, i, 100)))
+        .collect()
 }
 
 fn nth(subnet: Ipv4Net, n: u32) -> Ipv4Addr {
@@ -101,7 +132,17 @@ mod tests {
     #[test]
     fn hosts_have_names_and_addresses() {
         let hosts = hosts("10.9.8.0/24".parse().unwrap(), 1, 2);
-        let seen: Vec<String> = hosts.iter().map(|h| format!("{} {}", h.name, h.address)).collect();
-        assert_eq!(seen, ["server-1 10.9.8.11", "node-1 10.9.8.101", "node-2 10.9.8.102"]);
+        let seen: Vec<String> = hosts
+            .iter()
+            .map(|h| format!("{} {}", h.name, h.address))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "server-1 10.9.8.11",
+                "node-1 10.9.8.101",
+                "node-2 10.9.8.102"
+            ]
+        );
     }
 }

@@ -27,24 +27,42 @@ enum Code {
 
 pub async fn run(record: &Record) -> anyhow::Result<()> {
     let address = SocketAddr::from((record.gateway(), 53));
-    let socket = Arc::new(UdpSocket::bind(address).await.with_context(|| format!("listen on {address}/udp"))?);
-    let upstreams: Arc<[SocketAddr]> = if record.masquerade { upstreams().into() } else { Arc::new([]) };
+    let socket = Arc::new(
+        UdpSocket::bind(address)
+            .await
+            .with_context(|| format!("listen on {address}/udp"))?,
+    );
+    let upstreams: Arc<[SocketAddr]> = if record.masquerade {
+        upstreams().into()
+    } else {
+        Arc::new([])
+    };
     let places = Arc::new(Semaphore::new(MAX_QUERIES));
     let record = Arc::new(record.clone());
     let mut buffer = vec![0; 4096];
     loop {
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
         // More than this at once is dropped; clients ask again.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            continue;
+        };
         let query = buffer[..length].to_vec();
         let (socket, upstreams, record) = (socket.clone(), upstreams.clone(), record.clone());
         tasks::serve(async move {
             let _place = place;
-            let Some((name, kind, end)) = question(&query) else { return };
+            let Some((name, kind, end)) = question(&query) else {
+                return;
+            };
             let reply = match own(&record, &name) {
-                Some(address) => answer(&query[..end], Code::NoError, (kind == A).then_some(address)),
+                Some(address) => {
+                    answer(&query[..end], Code::NoError, (kind == A).then_some(address))
+                }
                 None if upstreams.is_empty() => answer(&query[..end], Code::NoSuchName, None),
-                None => forward(&query, &upstreams).await.unwrap_or_else(|| answer(&query[..end], Code::ServerFailure, None)),
+                None => forward(&query, &upstreams)
+                    .await
+                    .unwrap_or_else(|| answer(&query[..end], Code::ServerFailure, None)),
             };
             let _ = socket.send_to(&reply, client).await;
         });
@@ -54,14 +72,24 @@ pub async fn run(record: &Record) -> anyhow::Result<()> {
 /// This machine's resolvers.
 fn upstreams() -> Vec<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let addresses = text.lines().filter_map(|l| l.trim().strip_prefix("nameserver")).filter_map(|a| a.trim().parse::<IpAddr>().ok());
-    addresses.take(3).map(|ip| SocketAddr::from((ip, 53))).collect()
+    let addresses = text
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("nameserver"))
+        .filter_map(|a| a.trim().parse::<IpAddr>().ok());
+    addresses
+        .take(3)
+        .map(|ip| SocketAddr::from((ip, 53)))
+        .collect()
 }
 
 async fn forward(query: &[u8], upstreams: &[SocketAddr]) -> Option<Vec<u8>> {
     for upstream in upstreams {
         let ask = async {
-            let any = if upstream.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let any = if upstream.is_ipv4() {
+                "0.0.0.0:0"
+            } else {
+                "[::]:0"
+            };
             let socket = UdpSocket::bind(any).await.ok()?;
             socket.connect(upstream).await.ok()?;
             socket.send(query).await.ok()?;
@@ -80,7 +108,13 @@ async fn forward(query: &[u8], upstreams: &[SocketAddr]) -> Option<Vec<u8>> {
 fn own(record: &Record, name: &str) -> Option<Ipv4Addr> {
     let host = name.strip_suffix(ZONE)?;
     let host = host.strip_suffix('.').or(host.is_empty().then_some(""))?;
-    Some(record.hosts.iter().find(|h| h.name == host).map_or(record.gateway(), |h| h.address))
+    Some(
+        record
+            .hosts
+            .iter()
+            .find(|h| h.name == host)
+            .map_or(record.gateway(), |h| h.address),
+    )
 }
 
 /// Name (lower case, without the last dot), type, and where the question ends, of a query with one question.
@@ -138,8 +172,15 @@ mod tests {
         let mut query = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         query.extend(b"\x03WWW\x07caravel\x04test\x00\x00\x01\x00\x01");
         let (name, kind, end) = question(&query).unwrap();
-        assert_eq!((name.as_str(), kind, end), ("www.caravel.test", A, query.len()));
-        let reply = answer(&query[..end], Code::NoError, Some(Ipv4Addr::new(1, 2, 3, 4)));
+        assert_eq!(
+            (name.as_str(), kind, end),
+            ("www.caravel.test", A, query.len())
+        );
+        let reply = answer(
+            &query[..end],
+            Code::NoError,
+            Some(Ipv4Addr::new(1, 2, 3, 4)),
+        );
         assert_eq!(&reply[..8], [0xab, 0xcd, 0x85, 0x80, 0, 1, 0, 1]);
         assert_eq!(&reply[reply.len() - 4..], [1, 2, 3, 4]);
         for cut in 0..query.len() {
@@ -150,12 +191,26 @@ mod tests {
     #[test]
     fn the_labs_own_names() {
         let subnet = "10.9.8.0/24".parse().unwrap();
-        let record = Record { id: String::new(), subnet, port: 1, masquerade: false, forwarding_was_off: false, hosts: crate::record::hosts(subnet, 1, 0) };
+        let record = Record {
+            id: String::new(),
+            subnet,
+            port: 1,
+            masquerade: false,
+            forwarding_was_off: false,
+            hosts: crate::record::hosts(subnet, 1, 0),
+        };
         for (name, expected) in [
-            ("server-1.caravel.test", Some("10.9.8.11")), ("www.caravel.test", Some("10.9.8.1")), ("caravel.test", Some("10.9.8.1")),
-            ("notcaravel.test", None), ("example.com", None),
+            ("server-1.caravel.test", Some("10.9.8.11")),
+            ("www.caravel.test", Some("10.9.8.1")),
+            ("caravel.test", Some("10.9.8.1")),
+            ("notcaravel.test", None),
+            ("example.com", None),
         ] {
-            assert_eq!(own(&record, name).map(|a| a.to_string()).as_deref(), expected, "{name}");
+            assert_eq!(
+                own(&record, name).map(|a| a.to_string()).as_deref(),
+                expected,
+                "{name}"
+            );
         }
     }
 }

@@ -4,7 +4,12 @@ use std::future::Future;
 
 /// Runs `work` on a thread of its own and waits: the thread's namespaces are not the caller's.
 pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    std::thread::scope(|scope| std::thread::Builder::new().spawn_scoped(scope, work)?.join().map_err(|_| anyhow::anyhow!("a thread of the lab panicked")))
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .spawn_scoped(scope, work)?
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread of the lab panicked"))
+    })
 }
 
 /// One connection or query of the balancer. The balancer's process is the owner; its number of tasks is bounded by the caller.

@@ -38,17 +38,31 @@ pub async fn up(layout: &Layout, options: &UpOptions) -> anyhow::Result<()> {
     check(options)?;
     if layout.record().exists() {
         let record = Record::load(layout)?;
-        let pinned = record.hosts.iter().all(|host| layout.pin(&host.name, "mnt").exists());
-        if pinned && record.servers().count() == options.servers && record.nodes().count() == options.nodes {
+        let pinned = record
+            .hosts
+            .iter()
+            .all(|host| layout.pin(&host.name, "mnt").exists());
+        if pinned
+            && record.servers().count() == options.servers
+            && record.nodes().count() == options.nodes
+        {
             return resume(layout, &record).await;
         }
-        anyhow::ensure!(!pinned, "there is another lab in {} already; remove it with `caravel lab down --dir {}`", layout.dir().display(), layout.dir().display());
+        anyhow::ensure!(
+            !pinned,
+            "there is another lab in {} already; remove it with `caravel lab down --dir {}`",
+            layout.dir().display(),
+            layout.dir().display()
+        );
         // What is left of a lab after a reboot, or of an `up` that did not come far: it is made anew.
     }
     let progress = Progress::begin();
     match build(layout, options, &progress).await {
         Ok(record) => {
-            progress.done(&format!("ready: {} server, {} nodes, API on https://127.0.0.1:{}", options.servers, options.nodes, record.port));
+            progress.done(&format!(
+                "ready: {} server, {} nodes, API on https://127.0.0.1:{}",
+                options.servers, options.nodes, record.port
+            ));
             Ok(())
         }
         Err(error) => {
@@ -59,8 +73,15 @@ pub async fn up(layout: &Layout, options: &UpOptions) -> anyhow::Result<()> {
 }
 
 fn check(options: &UpOptions) -> anyhow::Result<()> {
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "a lab makes network namespaces and mounts: run it as root");
-    anyhow::ensure!(options.servers == 1, "--servers {}: more than one server is not possible yet", options.servers);
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "a lab makes network namespaces and mounts: run it as root"
+    );
+    anyhow::ensure!(
+        options.servers == 1,
+        "--servers {}: more than one server is not possible yet",
+        options.servers
+    );
     anyhow::ensure!((1..=50).contains(&options.nodes), "--nodes must be 1 to 50");
     for path in &options.images {
         anyhow::ensure!(path.exists(), "--images: {} does not exist", path.display());
@@ -68,11 +89,16 @@ fn check(options: &UpOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn build(layout: &Layout, options: &UpOptions, progress: &Progress) -> anyhow::Result<Record> {
+async fn build(
+    layout: &Layout,
+    options: &UpOptions,
+    progress: &Progress,
+) -> anyhow::Result<Record> {
     // What an earlier lab in this directory left after a crash of the machine or of `lab up`.
     down::remove_all(layout)?;
     for dir in ["hosts", "logs", "pids"] {
-        fs::create_dir_all(layout.dir().join(dir)).with_context(|| format!("make {}", layout.dir().join(dir).display()))?;
+        fs::create_dir_all(layout.dir().join(dir))
+            .with_context(|| format!("make {}", layout.dir().join(dir).display()))?;
     }
     fs::set_permissions(layout.dir(), fs::Permissions::from_mode(0o700))?;
     progress.say("network");
@@ -80,8 +106,13 @@ async fn build(layout: &Layout, options: &UpOptions, progress: &Progress) -> any
     progress.say("hosts");
     host::create_pins(layout)?;
     for member in &record.hosts {
-        host::create(layout, &record, member).with_context(|| format!("make the host {}", member.name))?;
-        let extra = if member.role == record::Role::Server { &options.server_config } else { &options.node_config };
+        host::create(layout, &record, member)
+            .with_context(|| format!("make the host {}", member.name))?;
+        let extra = if member.role == record::Role::Server {
+            &options.server_config
+        } else {
+            &options.node_config
+        };
         daemon::configure(layout, &record, member, extra)?;
     }
     daemon::start_balancer(layout)?;
@@ -106,7 +137,10 @@ async fn start(layout: &Layout, record: &Record, progress: &Progress) -> anyhow:
     }
     let client = server_ready(layout, record, progress).await?;
     for node in record.nodes() {
-        if !layout.host_file(&node.name, daemon::TOKEN_FILE).is_some_and(|file| file.exists()) {
+        if !layout
+            .host_file(&node.name, daemon::TOKEN_FILE)
+            .is_some_and(|file| file.exists())
+        {
             daemon::give_token(layout, &node.name, &join_token(layout, record)?)?;
         }
         progress.say(&format!("starting {}", node.name));
@@ -119,12 +153,19 @@ async fn start(layout: &Layout, record: &Record, progress: &Progress) -> anyhow:
 fn allocate(layout: &Layout, options: &UpOptions) -> anyhow::Result<Record> {
     let _ = fs::create_dir_all("/var/lock");
     let lock = fs::File::create(LOCK).with_context(|| format!("open {LOCK}"))?;
-    let _lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e).context("wait for another `lab up`")?;
+    let _lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, e)| e)
+        .context("wait for another `lab up`")?;
     let (routes, addresses) = links::in_use()?;
     let seed = u32::from_str_radix(layout.id(), 16).unwrap_or_default();
-    let subnet = subnet::choose(&subnet::taken(&routes, &addresses), seed).context("no /24 of 10.200.0.0/13 is free on this machine")?;
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).context("find a free port")?.port();
-    let forwarding_was_off = options.masquerade && fs::read_to_string(FORWARDING).is_ok_and(|v| v.trim() == "0");
+    let subnet = subnet::choose(&subnet::taken(&routes, &addresses), seed)
+        .context("no /24 of 10.200.0.0/13 is free on this machine")?;
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|l| l.local_addr())
+        .context("find a free port")?
+        .port();
+    let forwarding_was_off =
+        options.masquerade && fs::read_to_string(FORWARDING).is_ok_and(|v| v.trim() == "0");
     let record = Record {
         id: layout.id().to_owned(),
         subnet,
@@ -147,19 +188,25 @@ fn stock_images(layout: &Layout, record: &Record, images: &[PathBuf]) -> anyhow:
     let mut archives = Vec::new();
     for path in images {
         if path.is_dir() {
-            let files = fs::read_dir(path)?.flatten().map(|e| e.path()).filter(|p| p.is_file() && p.to_string_lossy().contains(".tar"));
+            let files = fs::read_dir(path)?
+                .flatten()
+                .map(|e| e.path())
+                .filter(|p| p.is_file() && p.to_string_lossy().contains(".tar"));
             archives.extend(files.filter(|p| !p.to_string_lossy().ends_with(".part")));
         } else {
             archives.push(path.clone());
         }
     }
     for node in record.nodes() {
-        let dir = layout.host_file(&node.name, IMAGES).context("the images directory")?;
+        let dir = layout
+            .host_file(&node.name, IMAGES)
+            .context("the images directory")?;
         fs::create_dir_all(&dir)?;
         for archive in &archives {
             let to = dir.join(archive.file_name().unwrap_or_default());
             if fs::hard_link(archive, &to).is_err() {
-                fs::copy(archive, &to).with_context(|| format!("copy {} to {}", archive.display(), to.display()))?;
+                fs::copy(archive, &to)
+                    .with_context(|| format!("copy {} to {}", archive.display(), to.display()))?;
             }
         }
     }
@@ -169,18 +216,35 @@ fn stock_images(layout: &Layout, record: &Record, images: &[PathBuf]) -> anyhow:
 /// Archives that a node imports at its start.
 pub const IMAGES: &str = "/var/lib/caravel/node/images";
 
-async fn server_ready(layout: &Layout, record: &Record, progress: &Progress) -> anyhow::Result<kube::Client> {
+async fn server_ready(
+    layout: &Layout,
+    record: &Record,
+    progress: &Progress,
+) -> anyhow::Result<kube::Client> {
     let server = record.servers().next().context("the lab has no server")?;
-    let own = layout.host_file(&server.name, "/etc/caravel/kubeconfig.yaml").context("the kubeconfig")?;
+    let own = layout
+        .host_file(&server.name, "/etc/caravel/kubeconfig.yaml")
+        .context("the kubeconfig")?;
     let end = Instant::now() + SERVER_PATIENCE;
     let mut why = "it has not written its kubeconfig".to_owned();
     loop {
         if daemon::running(layout, server).is_none() {
-            anyhow::bail!("{} has ended:\n{}", server.name, daemon::tail(&layout.log(&server.name)));
+            anyhow::bail!(
+                "{} has ended:\n{}",
+                server.name,
+                daemon::tail(&layout.log(&server.name))
+            );
         }
-        anyhow::ensure!(Instant::now() < end, "{} is not ready after {} s: {why}\n{}", server.name, SERVER_PATIENCE.as_secs(), daemon::tail(&layout.log(&server.name)));
+        anyhow::ensure!(
+            Instant::now() < end,
+            "{} is not ready after {} s: {why}\n{}",
+            server.name,
+            SERVER_PATIENCE.as_secs(),
+            daemon::tail(&layout.log(&server.name))
+        );
         if let Ok(text) = fs::read_to_string(&own) {
-            let kubeconfig = Kubeconfig::parse(&text)?.at(&format!("https://127.0.0.1:{}", record.port));
+            let kubeconfig =
+                Kubeconfig::parse(&text)?.at(&format!("https://127.0.0.1:{}", record.port));
             match ready(&kubeconfig).await {
                 Ok(client) => {
                     write_private(&layout.kubeconfig(), &kubeconfig.to_yaml()?)?;
@@ -197,41 +261,85 @@ async fn server_ready(layout: &Layout, record: &Record, progress: &Progress) -> 
 /// The token that the first server made for its cluster.
 fn join_token(layout: &Layout, record: &Record) -> anyhow::Result<String> {
     let server = record.servers().next().context("the lab has no server")?;
-    let file = layout.host_file(&server.name, "/var/lib/caravel/server/node-token").context("the join token")?;
+    let file = layout
+        .host_file(&server.name, "/var/lib/caravel/server/node-token")
+        .context("the join token")?;
     fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
 }
 
 async fn ready(kubeconfig: &Kubeconfig) -> anyhow::Result<kube::Client> {
     let client = connect::connect(&kubeconfig.config()).await?;
     let request = http::Request::get("/readyz").body(Vec::new())?;
-    tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await.context("/readyz does not answer")??;
+    tokio::time::timeout(Duration::from_secs(5), client.request_text(request))
+        .await
+        .context("/readyz does not answer")??;
     Ok(client)
 }
 
-async fn nodes_ready(layout: &Layout, record: &Record, client: &kube::Client, progress: &Progress) -> anyhow::Result<()> {
+async fn nodes_ready(
+    layout: &Layout,
+    record: &Record,
+    client: &kube::Client,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let end = Instant::now() + NODE_PATIENCE;
     loop {
-        let seen = nodes.list(&ListParams::default()).await.map(|l| l.items).unwrap_or_default();
-        let waiting: Vec<&Host> = record.nodes().filter(|host| !seen.iter().any(|n| n.metadata.name.as_ref() == Some(&host.name) && is_ready(n))).collect();
-        let Some(first) = waiting.first() else { return Ok(()) };
+        let seen = nodes
+            .list(&ListParams::default())
+            .await
+            .map(|l| l.items)
+            .unwrap_or_default();
+        let waiting: Vec<&Host> = record
+            .nodes()
+            .filter(|host| {
+                !seen
+                    .iter()
+                    .any(|n| n.metadata.name.as_ref() == Some(&host.name) && is_ready(n))
+            })
+            .collect();
+        let Some(first) = waiting.first() else {
+            return Ok(());
+        };
         for host in &waiting {
-            anyhow::ensure!(daemon::running(layout, host).is_some(), "{} has ended:\n{}", host.name, daemon::tail(&layout.log(&host.name)));
+            anyhow::ensure!(
+                daemon::running(layout, host).is_some(),
+                "{} has ended:\n{}",
+                host.name,
+                daemon::tail(&layout.log(&host.name))
+            );
         }
-        anyhow::ensure!(Instant::now() < end, "{} is not Ready after {} s\n{}", first.name, NODE_PATIENCE.as_secs(), daemon::tail(&layout.log(&first.name)));
+        anyhow::ensure!(
+            Instant::now() < end,
+            "{} is not Ready after {} s\n{}",
+            first.name,
+            NODE_PATIENCE.as_secs(),
+            daemon::tail(&layout.log(&first.name))
+        );
         progress.tick();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).with_context(|| format!("write {}", path.display()))?;
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("write {}", path.display()))?;
     Ok(file.write_all(text.as_bytes())?)
 }
 
@@ -243,14 +351,21 @@ struct Progress {
 
 impl Progress {
     fn begin() -> Self {
-        Self { begun: Instant::now(), ticks: std::cell::Cell::new(None) }
+        Self {
+            begun: Instant::now(),
+            ticks: std::cell::Cell::new(None),
+        }
     }
 
     fn say(&self, what: &str) {
         if self.ticks.take().is_some() {
             let _ = writeln!(std::io::stderr());
         }
-        let _ = writeln!(std::io::stderr(), "[{:5.1} s] {what}", self.begun.elapsed().as_secs_f32());
+        let _ = writeln!(
+            std::io::stderr(),
+            "[{:5.1} s] {what}",
+            self.begun.elapsed().as_secs_f32()
+        );
     }
 
     /// A dot a second while something is waited for.

@@ -53,11 +53,15 @@ pub async fn connect(config: &Config) -> Result<kube::Client, ConnectError> {
 /// A client of this server, without asking whether it answers.
 pub fn client(config: &Config, server: &str) -> Result<kube::Client, ConnectError> {
     install_crypto();
-    let uri: http::Uri = server.parse().map_err(|e: http::uri::InvalidUri| ConnectError::Address(server.to_owned(), e.to_string()))?;
+    let uri: http::Uri = server.parse().map_err(|e: http::uri::InvalidUri| {
+        ConnectError::Address(server.to_owned(), e.to_string())
+    })?;
     let mut kube = kube::Config::new(uri);
     let cas = rustls_cas(&config.ca);
     if cas.is_empty() {
-        return Err(ConnectError::Client("the cluster CA holds no certificate in PEM form".into()));
+        return Err(ConnectError::Client(
+            "the cluster CA holds no certificate in PEM form".into(),
+        ));
     }
     kube.root_cert = Some(cas);
     kube.connect_timeout = Some(Duration::from_secs(5));
@@ -91,7 +95,11 @@ async fn first_reachable(servers: &[String]) -> Result<String, ConnectError> {
             Err(_) => refused.push(format!("{server}: no answer within {} s", PROBE.as_secs())),
         }
     }
-    Err(if refused.is_empty() { ConnectError::NoServers } else { ConnectError::NoServer(refused.join("; ")) })
+    Err(if refused.is_empty() {
+        ConnectError::NoServers
+    } else {
+        ConnectError::NoServer(refused.join("; "))
+    })
 }
 
 /// `host:port` of a server's URL.
@@ -107,7 +115,10 @@ pub(crate) fn authority(server: &str) -> Result<String, ConnectError> {
 
 fn rustls_cas(pem: &str) -> Vec<Vec<u8>> {
     use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).map(|c| c.as_ref().to_vec()).collect()
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .filter_map(Result::ok)
+        .map(|c| c.as_ref().to_vec())
+        .collect()
 }
 
 fn base64(text: &str) -> String {
@@ -120,7 +131,13 @@ mod tests {
 
     #[test]
     fn addresses_of_servers() {
-        for (url, expected) in [("https://10.0.0.1:6443", Some("10.0.0.1:6443")), ("https://a", Some("a:6443")), ("https://[fd00::1]:1", Some("[fd00::1]:1")), ("http://a", None), ("a:1", None)] {
+        for (url, expected) in [
+            ("https://10.0.0.1:6443", Some("10.0.0.1:6443")),
+            ("https://a", Some("a:6443")),
+            ("https://[fd00::1]:1", Some("[fd00::1]:1")),
+            ("http://a", None),
+            ("a:1", None),
+        ] {
             assert_eq!(authority(url).ok().as_deref(), expected, "{url}");
         }
     }

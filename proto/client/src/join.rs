@@ -10,7 +10,9 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub enum JoinError {
     #[error("{0} cannot be reached: {1}")]
     Unreachable(String, String),
-    #[error("{0} is not the cluster that the token names, or its certificate does not fit its address: {1}")]
+    #[error(
+        "{0} is not the cluster that the token names, or its certificate does not fit its address: {1}"
+    )]
     WrongCluster(String, String),
     #[error("{server} refused: {message}")]
     Refused { server: String, message: String },
@@ -46,42 +50,83 @@ pub struct JoinTarget {
     pub ca_hash: String,
 }
 
-pub async fn join(target: &JoinTarget, request: SignNodeRequest) -> Result<SignNodeResponse, JoinError> {
+pub async fn join(
+    target: &JoinTarget,
+    request: SignNodeRequest,
+) -> Result<SignNodeResponse, JoinError> {
     let mut last = JoinError::NoServers;
     for server in &target.servers {
-        match tokio::time::timeout(DEADLINE, join_at(server, &target.ca_hash, request.clone())).await {
+        match tokio::time::timeout(DEADLINE, join_at(server, &target.ca_hash, request.clone()))
+            .await
+        {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) if error.is_temporary() => last = error,
             Ok(Err(error)) => return Err(error),
-            Err(_) => last = JoinError::Unreachable(server.clone(), format!("no answer within {} s", DEADLINE.as_secs())),
+            Err(_) => {
+                last = JoinError::Unreachable(
+                    server.clone(),
+                    format!("no answer within {} s", DEADLINE.as_secs()),
+                )
+            }
         }
     }
     Err(last)
 }
 
-async fn join_at(server: &str, ca_hash: &str, request: SignNodeRequest) -> Result<SignNodeResponse, JoinError> {
-    let address = authority(server).map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
-    let uri: http::Uri = server.parse().map_err(|_| JoinError::Unreachable(server.to_owned(), "not a URL".into()))?;
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let tcp = tokio::net::TcpStream::connect(&address).await.map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
-    let name = ServerName::try_from(host).map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
-    let tls = pinned(ca_hash).connect(name, tcp).await.map_err(|error| match error.get_ref().is_some_and(|e| e.is::<rustls::Error>()) {
-        true => JoinError::WrongCluster(server.to_owned(), error.to_string()),
-        false => JoinError::Unreachable(server.to_owned(), error.to_string()),
+async fn join_at(
+    server: &str,
+    ca_hash: &str,
+    request: SignNodeRequest,
+) -> Result<SignNodeResponse, JoinError> {
+    let address =
+        authority(server).map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
+    let uri: http::Uri = server
+        .parse()
+        .map_err(|_| JoinError::Unreachable(server.to_owned(), "not a URL".into()))?;
+    let host = uri
+        .host()
+        .unwrap_or_default()
+        .trim_matches(['[', ']'])
+        .to_owned();
+    let tcp = tokio::net::TcpStream::connect(&address)
+        .await
+        .map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
+    let name = ServerName::try_from(host)
+        .map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
+    let tls = pinned(ca_hash).connect(name, tcp).await.map_err(|error| {
+        match error.get_ref().is_some_and(|e| e.is::<rustls::Error>()) {
+            true => JoinError::WrongCluster(server.to_owned(), error.to_string()),
+            false => JoinError::Unreachable(server.to_owned(), error.to_string()),
+        }
     })?;
-    let refused = |message: String| JoinError::Refused { server: server.to_owned(), message };
+    let refused = |message: String| JoinError::Refused {
+        server: server.to_owned(),
+        message,
+    };
     // The connection is made already; the connector hands it out once. The scheme is http because TLS is below it.
     let mut connection = Some(TokioIo::new(tls));
     let connector = tower::service_fn(move |_: http::Uri| {
-        let connection = connection.take().ok_or_else(|| std::io::Error::other("the connection has ended"));
+        let connection = connection
+            .take()
+            .ok_or_else(|| std::io::Error::other("the connection has ended"));
         async move { connection }
     });
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).map_err(|e| refused(e.to_string()))?;
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
-    let answer = JoinClient::new(channel).sign_node(request).await.map_err(|status| match status.code() {
-        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => JoinError::Unreachable(server.to_owned(), status.message().to_owned()),
-        _ => refused(format!("{} ({:?})", status.message(), status.code())),
-    })?;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|e| refused(e.to_string()))?;
+    let channel = endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
+    let answer =
+        JoinClient::new(channel)
+            .sign_node(request)
+            .await
+            .map_err(|status| match status.code() {
+                tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => {
+                    JoinError::Unreachable(server.to_owned(), status.message().to_owned())
+                }
+                _ => refused(format!("{} ({:?})", status.message(), status.code())),
+            })?;
     Ok(answer.into_inner())
 }
 
@@ -91,7 +136,10 @@ fn pinned(ca_hash: &str) -> TlsConnector {
         .with_safe_default_protocol_versions()
         .expect("ring serves TLS 1.2 and 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinnedCa { hash: ca_hash.to_ascii_lowercase(), provider }))
+        .with_custom_certificate_verifier(Arc::new(PinnedCa {
+            hash: ca_hash.to_ascii_lowercase(),
+            provider,
+        }))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     TlsConnector::from(Arc::new(config))
@@ -112,25 +160,54 @@ impl ServerCertVerifier for PinnedCa {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let ca = chain.iter().find(|cert| hex::encode(Sha256::digest(cert)) == self.hash);
-        let Some(ca) = ca else { return Err(CertificateError::UnknownIssuer.into()) };
+        let ca = chain
+            .iter()
+            .find(|cert| hex::encode(Sha256::digest(cert)) == self.hash);
+        let Some(ca) = ca else {
+            return Err(CertificateError::UnknownIssuer.into());
+        };
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
-        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            self.provider.clone(),
+        )
+        .build()
+        .map_err(|e| rustls::Error::General(e.to_string()))?;
         verifier.verify_server_cert(leaf, chain, name, ocsp, now)
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -112,13 +112,24 @@ impl Kubeconfig {
             current_context: context.clone(),
             clusters: vec![NamedCluster {
                 name: self.cluster.clone(),
-                cluster: ClusterEntry { server: self.server.clone(), certificate_authority_data: Some(encode(self.ca.as_bytes())), certificate_authority: None },
+                cluster: ClusterEntry {
+                    server: self.server.clone(),
+                    certificate_authority_data: Some(encode(self.ca.as_bytes())),
+                    certificate_authority: None,
+                },
             }],
             contexts: vec![NamedContext {
                 name: context,
-                context: ContextEntry { cluster: self.cluster.clone(), user: self.user.clone(), namespace: self.namespace.clone() },
+                context: ContextEntry {
+                    cluster: self.cluster.clone(),
+                    user: self.user.clone(),
+                    namespace: self.namespace.clone(),
+                },
             }],
-            users: vec![NamedUser { name: self.user.clone(), user }],
+            users: vec![NamedUser {
+                name: self.user.clone(),
+                user,
+            }],
         };
         Ok(serde_yaml_ng::to_string(&file)?)
     }
@@ -126,18 +137,49 @@ impl Kubeconfig {
     /// The current context of a kubeconfig file's text.
     pub fn parse(text: &str) -> Result<Self, KubeconfigError> {
         let file: File = serde_yaml_ng::from_str(text)?;
-        let context = file.contexts.into_iter().find(|c| c.name == file.current_context).ok_or(KubeconfigError::Missing("current context"))?.context;
-        let cluster = file.clusters.into_iter().find(|c| c.name == context.cluster).ok_or(KubeconfigError::Missing("cluster of its current context"))?.cluster;
-        let user = file.users.into_iter().find(|u| u.name == context.user).ok_or(KubeconfigError::Missing("user of its current context"))?.user;
-        let ca = text_of(cluster.certificate_authority_data, cluster.certificate_authority, "certificate authority")?.ok_or(KubeconfigError::Missing("certificate authority"))?;
-        let cert = text_of(user.client_certificate_data, user.client_certificate, "client certificate")?;
+        let context = file
+            .contexts
+            .into_iter()
+            .find(|c| c.name == file.current_context)
+            .ok_or(KubeconfigError::Missing("current context"))?
+            .context;
+        let cluster = file
+            .clusters
+            .into_iter()
+            .find(|c| c.name == context.cluster)
+            .ok_or(KubeconfigError::Missing("cluster of its current context"))?
+            .cluster;
+        let user = file
+            .users
+            .into_iter()
+            .find(|u| u.name == context.user)
+            .ok_or(KubeconfigError::Missing("user of its current context"))?
+            .user;
+        let ca = text_of(
+            cluster.certificate_authority_data,
+            cluster.certificate_authority,
+            "certificate authority",
+        )?
+        .ok_or(KubeconfigError::Missing("certificate authority"))?;
+        let cert = text_of(
+            user.client_certificate_data,
+            user.client_certificate,
+            "client certificate",
+        )?;
         let key = text_of(user.client_key_data, user.client_key, "client key")?;
         let credential = match (cert, key, user.token) {
             (Some(cert), Some(key), _) => Credential::Certificate { cert, key },
             (_, _, Some(token)) => Credential::Token(token),
             _ => Credential::Anonymous,
         };
-        Ok(Self { cluster: context.cluster, user: context.user, server: cluster.server, ca, credential, namespace: context.namespace })
+        Ok(Self {
+            cluster: context.cluster,
+            user: context.user,
+            server: cluster.server,
+            ca,
+            credential,
+            namespace: context.namespace,
+        })
     }
 
     /// The same cluster and user under another address (a load balancer's, another server's).
@@ -148,7 +190,12 @@ impl Kubeconfig {
     }
 
     pub fn config(&self) -> Config {
-        Config { servers: vec![self.server.clone()], ca: self.ca.clone(), credential: self.credential.clone(), namespace: self.namespace.clone() }
+        Config {
+            servers: vec![self.server.clone()],
+            ca: self.ca.clone(),
+            credential: self.credential.clone(),
+            namespace: self.namespace.clone(),
+        }
     }
 }
 
@@ -156,12 +203,21 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn text_of(data: Option<String>, path: Option<String>, what: &'static str) -> Result<Option<String>, KubeconfigError> {
+fn text_of(
+    data: Option<String>,
+    path: Option<String>,
+    what: &'static str,
+) -> Result<Option<String>, KubeconfigError> {
     if let Some(data) = data {
-        let bytes = base64::engine::general_purpose::STANDARD.decode(data.trim()).map_err(|_| KubeconfigError::Encoding(what))?;
-        return String::from_utf8(bytes).map(Some).map_err(|_| KubeconfigError::Encoding(what));
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(data.trim())
+            .map_err(|_| KubeconfigError::Encoding(what))?;
+        return String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| KubeconfigError::Encoding(what));
     }
-    path.map(|path| std::fs::read_to_string(&path).map_err(|e| KubeconfigError::File(path, e))).transpose()
+    path.map(|path| std::fs::read_to_string(&path).map_err(|e| KubeconfigError::File(path, e)))
+        .transpose()
 }
 
 #[cfg(test)]
@@ -171,13 +227,25 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let written = Kubeconfig {
-            cluster: "caravel".into(), user: "admin".into(), server: "https://127.0.0.1:6443".into(), ca: "CA".into(),
-            credential: Credential::Certificate { cert: "CERT".into(), key: "KEY".into() }, namespace: None,
+            cluster: "caravel".into(),
+            user: "admin".into(),
+            server: "https://127.0.0.1:6443".into(),
+            ca: "CA".into(),
+            credential: Credential::Certificate {
+                cert: "CERT".into(),
+                key: "KEY".into(),
+            },
+            namespace: None,
         };
         let text = written.to_yaml().unwrap();
         let read = Kubeconfig::parse(&text).unwrap().at("https://other:1");
-        assert_eq!((read.server.as_str(), read.ca.as_str()), ("https://other:1", "CA"));
-        assert!(matches!(read.credential, Credential::Certificate { cert, key } if cert == "CERT" && key == "KEY"));
+        assert_eq!(
+            (read.server.as_str(), read.ca.as_str()),
+            ("https://other:1", "CA")
+        );
+        assert!(
+            matches!(read.credential, Credential::Certificate { cert, key } if cert == "CERT" && key == "KEY")
+        );
         assert!(text.contains("certificate-authority-data: Q0E="));
     }
 }

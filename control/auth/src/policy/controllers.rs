@@ -5,6 +5,7 @@
 use super::table::{EVENTS, RuleRow, cluster_binding, cluster_role};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 
+#[rustfmt::skip] // a table
 const ROWS: &[(&str, &[RuleRow])] = &[
     ("attachdetach-controller", &[
         ("list watch", "core", "persistentvolumes persistentvolumeclaims"), ("R", "core", "nodes"), ("patch update", "core", "nodes/status"),
@@ -102,7 +103,10 @@ pub fn bootstrap() -> (Vec<ClusterRole>, Vec<ClusterRoleBinding>) {
     ROWS.iter()
         .map(|(name, rows)| {
             let role = format!("system:controller:{name}");
-            (cluster_role(&role, &[], rows), cluster_binding(&role, &role, &format!("sa:kube-system/{name}")))
+            (
+                cluster_role(&role, &[], rows),
+                cluster_binding(&role, &role, &format!("sa:kube-system/{name}")),
+            )
         })
         .unzip()
 }

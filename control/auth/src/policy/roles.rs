@@ -4,7 +4,9 @@
 //! a node here is also its proxy and its DNS server, so nodes have `system:node-proxier` and `caravel:node`.
 
 use super::Bootstrap;
-use super::table::{EVENTS, READ, RuleRow, binding, cluster_binding, cluster_role, meta, role, rules};
+use super::table::{
+    EVENTS, READ, RuleRow, binding, cluster_binding, cluster_role, meta, role, rules,
+};
 use k8s_openapi::api::rbac::v1::{AggregationRule, ClusterRole, PolicyRule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -12,6 +14,7 @@ const TO_ADMIN: (&str, &str) = ("rbac.authorization.k8s.io/aggregate-to-admin", 
 const TO_EDIT: (&str, &str) = ("rbac.authorization.k8s.io/aggregate-to-edit", "true");
 const TO_VIEW: (&str, &str) = ("rbac.authorization.k8s.io/aggregate-to-view", "true");
 
+#[rustfmt::skip] // a table
 const NODE: &[RuleRow] = &[
     ("create", "authentication.k8s.io", "tokenreviews"),
     ("create", "authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews"),
@@ -37,8 +40,11 @@ const NODE: &[RuleRow] = &[
     (READ, "node.k8s.io", "runtimeclasses"),
 ];
 
+type Labels = &'static [(&'static str, &'static str)];
+
 /// (name, aggregation labels, rules)
-const ROLES: &[(&str, &[(&str, &str)], &[RuleRow])] = &[
+#[rustfmt::skip] // a table
+const ROLES: &[(&str, Labels, &[RuleRow])] = &[
     ("cluster-admin", &[], &[("*", "*", "*"), ("*", "url", "*")]),
     ("system:discovery", &[], &[("get", "url", "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")]),
     ("system:monitoring", &[], &[("get", "url", "/healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/*")]),
@@ -104,13 +110,16 @@ const ROLES: &[(&str, &[(&str, &str)], &[RuleRow])] = &[
     ("caravel:node", &[], &[(READ, "core", "namespaces"), (READ, "networking.k8s.io", "networkpolicies")]),
 ];
 
-const AGGREGATED: &[(&str, &[(&str, &str)], &[(&str, &str)])] = &[
+/// (name, labels, labels of the roles that it is made of)
+#[rustfmt::skip] // a table
+const AGGREGATED: &[(&str, Labels, Labels)] = &[
     ("admin", &[], &[TO_ADMIN]),
     ("edit", &[TO_ADMIN], &[TO_EDIT]),
     ("view", &[TO_EDIT], &[TO_VIEW]),
 ];
 
 /// (name of binding and role unless given, subjects)
+#[rustfmt::skip] // a table
 const BINDINGS: &[(&str, &str, &str)] = &[
     ("cluster-admin", "cluster-admin", "group:system:masters"),
     ("system:monitoring", "system:monitoring", "group:system:monitoring"),
@@ -129,6 +138,7 @@ const BINDINGS: &[(&str, &str, &str)] = &[
     ("caravel:node", "caravel:node", "group:system:nodes"),
 ];
 
+#[rustfmt::skip] // a table
 const NAMESPACED: &[(&str, &str, &[RuleRow])] = &[
     ("kube-system", "extension-apiserver-authentication-reader", &[(READ, "core", "configmaps [extension-apiserver-authentication]")]),
     ("kube-system", "system:controller:bootstrap-signer", &[(READ, "core", "secrets")]),
@@ -139,6 +149,7 @@ const NAMESPACED: &[(&str, &str, &[RuleRow])] = &[
     ("kube-public", "system:controller:bootstrap-signer", &[(READ, "core", "configmaps"), ("update", "core", "configmaps [cluster-info]"), EVENTS]),
 ];
 
+#[rustfmt::skip] // a table
 const NAMESPACED_BINDINGS: &[(&str, &str, &str, &str)] = &[
     ("kube-system", "system::extension-apiserver-authentication-reader", "extension-apiserver-authentication-reader", "user:system:kube-controller-manager user:system:kube-scheduler"),
     ("kube-system", "system:controller:bootstrap-signer", "system:controller:bootstrap-signer", "sa:kube-system/bootstrap-signer"),
@@ -155,20 +166,40 @@ pub fn node_rules() -> Vec<PolicyRule> {
 }
 
 pub(super) fn bootstrap() -> Bootstrap {
-    let mut cluster_roles: Vec<ClusterRole> = ROLES.iter().map(|(name, labels, rows)| cluster_role(name, labels, rows)).collect();
-    cluster_roles.extend(AGGREGATED.iter().map(|(name, labels, selectors)| ClusterRole {
-        metadata: meta(None, name, labels),
-        rules: Some(vec![]),
-        aggregation_rule: Some(AggregationRule {
-            cluster_role_selectors: Some(
-                selectors.iter().map(|(k, v)| LabelSelector { match_labels: Some([((*k).to_owned(), (*v).to_owned())].into()), match_expressions: None }).collect(),
-            ),
-        }),
+    let mut cluster_roles: Vec<ClusterRole> = ROLES
+        .iter()
+        .map(|(name, labels, rows)| cluster_role(name, labels, rows))
+        .collect();
+    cluster_roles.extend(AGGREGATED.iter().map(|(name, labels, selectors)| {
+        ClusterRole {
+            metadata: meta(None, name, labels),
+            rules: Some(vec![]),
+            aggregation_rule: Some(AggregationRule {
+                cluster_role_selectors: Some(
+                    selectors
+                        .iter()
+                        .map(|(k, v)| LabelSelector {
+                            match_labels: Some([((*k).to_owned(), (*v).to_owned())].into()),
+                            match_expressions: None,
+                        })
+                        .collect(),
+                ),
+            }),
+        }
     }));
     Bootstrap {
         cluster_roles,
-        cluster_role_bindings: BINDINGS.iter().map(|(name, role, subjects)| cluster_binding(name, role, subjects)).collect(),
-        roles: NAMESPACED.iter().map(|(namespace, name, rows)| role(namespace, name, rows)).collect(),
-        role_bindings: NAMESPACED_BINDINGS.iter().map(|(namespace, name, role, subjects)| binding(namespace, name, role, subjects)).collect(),
+        cluster_role_bindings: BINDINGS
+            .iter()
+            .map(|(name, role, subjects)| cluster_binding(name, role, subjects))
+            .collect(),
+        roles: NAMESPACED
+            .iter()
+            .map(|(namespace, name, rows)| role(namespace, name, rows))
+            .collect(),
+        role_bindings: NAMESPACED_BINDINGS
+            .iter()
+            .map(|(namespace, name, role, subjects)| binding(namespace, name, role, subjects))
+            .collect(),
     }
 }
