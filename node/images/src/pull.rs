@@ -235,3 +235,6 @@ impl AsyncWrite for Blocking {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

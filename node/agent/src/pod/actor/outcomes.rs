@@ -246,11 +246,9 @@ impl Actor {
     }
 
     pub(super) fn stop_probes(&mut self, id: &str) {
+        // What they last said stays true until the container has ended.
         for handle in self.probes.remove(id).into_iter().flat_map(|(_, handles)| handles) {
             handle.abort();
-        }
-        if let Some(probes) = self.seen.probes.get_mut(id) {
-            probes.ready = false;
         }
     }
 
