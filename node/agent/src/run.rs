@@ -108,7 +108,7 @@ pub async fn run_with(config: NodeConfig, runtime: Arc<dyn Runtime>, shutdown: C
 
     // 6. The node's own server, here: if it cannot listen the daemon ends and says so.
     let certificates = Certificates { cert: &world.config.serving_cert, key: &world.config.serving_key, client_ca: &world.config.client_ca };
-    let state = server::State::new(world.config.name.clone(), world.pods.clone(), world.runtime.clone(), Arc::new(api), Registry::new());
+    let state = server::State::new(world.config.name.clone(), world.pods.clone(), world.runtime.clone(), Arc::new(api), Registry::new(), world.config.kubelet_dir.clone());
     let served = server::serve(world.config.listen, certificates, state, shutdown.clone()).await;
     shutdown.cancel();
     tasks.ended().await;

@@ -5,6 +5,7 @@
 //! Paths, parameters and sentences follow `pkg/kubelet/server`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +23,12 @@ use crate::Pods;
 
 pub(crate) mod access;
 mod attributes;
+mod cadvisor;
 mod commands;
 mod forwarding;
 mod identity;
 mod log_reading;
+mod network_use;
 mod query;
 mod resource_metrics;
 mod summary;
@@ -51,11 +54,13 @@ pub(crate) struct State {
     pub access: Arc<dyn Access>,
     pub metrics: Registry,
     pub summary: summary::Rates,
+    /// A path on the file system that holds pods.
+    pub disk: PathBuf,
 }
 
 impl State {
-    pub fn new(node: String, pods: Pods, runtime: Arc<dyn Runtime>, access: Arc<dyn Access>, metrics: Registry) -> Self {
-        Self { node, pods, runtime, access, metrics, summary: summary::Rates::default() }
+    pub fn new(node: String, pods: Pods, runtime: Arc<dyn Runtime>, access: Arc<dyn Access>, metrics: Registry, disk: PathBuf) -> Self {
+        Self { node, pods, runtime, access, metrics, summary: summary::Rates::default(), disk }
     }
 }
 
@@ -94,6 +99,7 @@ pub(crate) async fn handle(state: Arc<State>, certificate: Option<Caller>, reque
         ["pods"] if read_only => pods(&state),
         ["metrics"] if read_only => metrics(&state),
         ["metrics", "resource"] if read_only => resource_metrics::answer(&state).await,
+        ["metrics", "cadvisor"] if read_only => cadvisor::answer(&state).await,
         ["stats", "summary"] if read_only => summary::answer(&state).await,
         ["containerLogs", namespace, pod, container] if read_only => log_reading::answer(&state, namespace, pod, container, &query).await,
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {

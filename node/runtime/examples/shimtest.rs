@@ -322,6 +322,15 @@ async fn shared(world: &World) {
     world.end("a").await;
     let (_, ps) = world.sh("b", "ps").await;
     check("all of a container ends", !ps.contains("sleep 1000") && ps.contains("sleep 3000"), &ps);
+    let was = sandbox.pause.expect("pause").pid;
+    let _ = std::process::Command::new("kill").args(["-9", &was.to_string()]).status();
+    world.end("b").await;
+    world.shims.remove("b").await.expect("remove");
+    let mut spec = world.container("b", "exec sleep 3000");
+    spec.pod_uid = "pod2".into();
+    world.shims.start(spec).await.expect("start after the pause process died");
+    let (_, ps) = world.sh("b", "ps").await;
+    check("a new pause process", ps.contains("pause") && ps.contains("sleep 3000"), &ps);
     for id in ["a", "b"] {
         world.shims.remove(id).await.expect("remove");
     }

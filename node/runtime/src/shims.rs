@@ -56,6 +56,8 @@ pub struct Shims {
     watched: Mutex<BTreeSet<String>>,
     /// Containers and sandboxes being made: their directories are incomplete.
     starting: Mutex<BTreeSet<String>>,
+    /// One pause process is revived at a time.
+    reviving: tokio::sync::Mutex<()>,
     exec_number: std::sync::atomic::AtomicU64,
 }
 
@@ -73,6 +75,7 @@ impl Shims {
             exits: broadcast::channel(HINTS).0,
             watched: Mutex::default(),
             starting: Mutex::default(),
+            reviving: tokio::sync::Mutex::default(),
             exec_number: std::sync::atomic::AtomicU64::new(0),
         });
         for group in [
@@ -176,6 +179,38 @@ impl Shims {
         })
     }
 
+    /// Starts the pause process of a shared PID namespace.
+    async fn pause(&self, dir: &Path, sandbox: &mut Sandbox) -> Result<(), RuntimeError> {
+        match self.shim("pause", dir).await? {
+            Report::Paused(pause) => {
+                let group = format!("{}/pause", sandbox.cgroup);
+                self.hierarchy.create(&group).map_err(RuntimeError::io("creating the pause process's group"))?;
+                for directory in self.hierarchy.directories(&group) {
+                    let _ = std::fs::write(directory.join("cgroup.procs"), pause.pid.to_string());
+                }
+                sandbox.pause = Some(pause);
+                sandbox.pid = Some(dir.join("pid"));
+                Ok(())
+            }
+            Report::Failed(message) => Err(RuntimeError::Refused(message)),
+            Report::Started(_) => Err(RuntimeError::Refused("unexpected report of pause".into())),
+        }
+    }
+
+    /// A pause process that was killed took every process of its namespace with it: the next container
+    /// gets a new one, and the pod keeps its address.
+    async fn revive(&self, pod_uid: &str) -> Result<(), RuntimeError> {
+        let _one = self.reviving.lock().await;
+        let mut sandbox = self.sandbox(pod_uid)?;
+        if sandbox.pause.is_none_or(|pause| pause.is_alive()) {
+            return Ok(());
+        }
+        let dir = self.sandbox_directory(pod_uid)?;
+        unmount_all(&dir.join("pid")).map_err(RuntimeError::io("replacing the pause process"))?;
+        self.pause(&dir, &mut sandbox).await?;
+        sandbox::save(&dir, &sandbox).map_err(RuntimeError::io(format!("writing sandbox of pod {pod_uid}")))
+    }
+
     fn prepare(&self, dir: &Path, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let sandbox = self.sandbox(&spec.pod_uid)?;
         let order =
@@ -269,9 +304,10 @@ impl Runtime for Shims {
             return Err(RuntimeError::Exists(format!("sandbox {pod_uid}")));
         };
         match self.sandbox(&pod_uid) {
-            // A pause process that died took the shared namespace with it: all is made anew.
-            Ok(sandbox) if sandbox.pause.is_none_or(|pause| pause.is_alive()) => return Ok(sandbox),
-            Ok(_) => self.remove_sandbox(&pod_uid).await?,
+            Ok(_) => {
+                self.revive(&pod_uid).await?;
+                return self.sandbox(&pod_uid);
+            }
             Err(_) if dir.exists() => self.remove_sandbox(&pod_uid).await?,
             Err(_) => {}
         }
@@ -285,23 +321,12 @@ impl Runtime for Shims {
                 return Err(RuntimeError::io(what)(error));
             }
         };
-        if share && !sandbox.spec.host_pid {
-            match self.shim("pause", &dir).await? {
-                Report::Paused(pause) => {
-                    let group = format!("{}/pause", sandbox.cgroup);
-                    self.hierarchy.create(&group).map_err(RuntimeError::io(what.clone()))?;
-                    for directory in self.hierarchy.directories(&group) {
-                        let _ = std::fs::write(directory.join("cgroup.procs"), pause.pid.to_string());
-                    }
-                    sandbox.pause = Some(pause);
-                    sandbox.pid = Some(dir.join("pid"));
-                }
-                Report::Failed(message) => {
-                    self.remove_sandbox(&pod_uid).await?;
-                    return Err(RuntimeError::Refused(message));
-                }
-                Report::Started(_) => return Err(RuntimeError::Refused("unexpected report of pause".into())),
-            }
+        if share
+            && !sandbox.spec.host_pid
+            && let Err(error) = self.pause(&dir, &mut sandbox).await
+        {
+            self.remove_sandbox(&pod_uid).await?;
+            return Err(error);
         }
         sandbox::save(&dir, &sandbox).map_err(RuntimeError::io(what))?;
         Ok(sandbox)
@@ -336,6 +361,7 @@ impl Runtime for Shims {
         let id = spec.id.clone();
         let dir = self.directory(&id)?;
         let Some(_starting) = Starting::begin(self, &id) else { return Err(RuntimeError::Exists(id)) };
+        self.revive(&spec.pod_uid).await?;
         self.prepare(&dir, &spec)?;
         let failed = |message| RuntimeError::Start { id: id.clone(), message };
         let result = match self.shim("run", &dir).await {

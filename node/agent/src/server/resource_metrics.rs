@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use http::{Response, StatusCode};
 
+use super::cadvisor::seconds;
 use super::summary::{Usage, machine, usage};
 use super::{Body, State};
 
@@ -22,7 +23,6 @@ fn render(usage: &[Usage], (node_cpu, node_memory): (u64, u64)) -> String {
             let _ = writeln!(out, "{name}{labels} {value}");
         }
     };
-    let seconds = |nanos: u64| format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
     let pod = |usage: &Usage| {
         let meta = &usage.view.pod.metadata;
         format!("namespace=\"{}\",pod=\"{}\"", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use caravel_runtime::Stats;
+use caravel_runtime::{ContainerState, Stats};
 use http::Response;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::network_use::{self, INTERFACE, NetworkUse};
 use super::{Body, State, json as answer_json};
 use crate::PodView;
 
@@ -55,22 +56,32 @@ impl Rates {
 pub(super) struct Usage {
     pub view: std::sync::Arc<PodView>,
     pub pod: Stats,
+    /// Name, id, counters.
     pub containers: Vec<(String, String, Stats)>,
+    /// Absent on the machine's own network.
+    pub network: Option<NetworkUse>,
 }
 
 pub(super) async fn usage(state: &State) -> Vec<Usage> {
     let mut list = Vec::new();
     for view in state.pods.list() {
         let mut containers = Vec::new();
+        let mut network = None;
         for (name, container) in &view.containers {
             let Some(id) = container.id.as_ref().filter(|_| container.running) else { continue };
             // It may have ended since: then it uses nothing.
             if let Ok(stats) = state.runtime.stats(id).await {
+                if network.is_none()
+                    && view.netns.is_some()
+                    && let Ok(ContainerState::Running(started)) = state.runtime.state(id).await
+                {
+                    network = network_use::of_process(started.pid);
+                }
                 containers.push((name.clone(), id.clone(), stats));
             }
         }
         let pod = state.runtime.pod_stats(&view.uid).await.unwrap_or_default();
-        list.push(Usage { view, pod, containers });
+        list.push(Usage { view, pod, containers, network });
     }
     list
 }
@@ -112,12 +123,22 @@ pub(super) async fn answer(state: &State) -> Response<Body> {
             total.cpu_nanos += usage.pod.cpu_nanos;
             total.memory_usage += usage.pod.memory_usage;
             total.memory_working_set += usage.pod.memory_working_set;
-            json!({"podRef": {"name": meta.name, "namespace": meta.namespace, "uid": usage.view.uid},
+            let mut pod = json!({"podRef": {"name": meta.name, "namespace": meta.namespace, "uid": usage.view.uid},
                 "startTime": usage.view.pod.status.as_ref().and_then(|status| status.start_time.clone()),
-                "containers": containers, "cpu": cpu, "memory": memory, "process_stats": {"process_count": usage.pod.pids}})
+                "containers": containers, "cpu": cpu, "memory": memory, "process_stats": {"process_count": usage.pod.pids}});
+            if let Some(network) = &usage.network {
+                let interface = json!({"name": INTERFACE, "rxBytes": network.receive_bytes, "rxErrors": network.receive_errors,
+                    "txBytes": network.transmit_bytes, "txErrors": network.transmit_errors});
+                pod["network"] = interface.clone();
+                pod["network"]["time"] = json!(time);
+                pod["network"]["interfaces"] = json!([interface]);
+            }
+            pod
         })
         .collect();
     let machine = machine();
+    let disk = crate::machine::disk(&state.disk);
+    let fs = disk.map(|disk| json!({"time": time, "capacityBytes": disk.total, "availableBytes": disk.free, "usedBytes": disk.total - disk.free}));
     let cpu = json!({"time": time, "usageNanoCores": state.summary.rate("", machine.cpu_nanos, now), "usageCoreNanoSeconds": machine.cpu_nanos});
     answer_json(&json!({
         "node": {
@@ -125,6 +146,8 @@ pub(super) async fn answer(state: &State) -> Response<Body> {
             "cpu": cpu,
             "memory": {"time": time, "availableBytes": machine.memory_available, "usageBytes": machine.memory_total.saturating_sub(machine.memory_free),
                 "workingSetBytes": machine.memory_total.saturating_sub(machine.memory_available), "rssBytes": 0, "pageFaults": 0, "majorPageFaults": 0},
+            "fs": fs,
+            "runtime": {"imageFs": fs},
         },
         "pods": pods,
     }))

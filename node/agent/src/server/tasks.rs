@@ -101,9 +101,15 @@ fn dial_here(netns: Option<PathBuf>, port: u16) -> Result<std::net::TcpStream, S
                 return ready.map(|()| stream).map_err(|error| error.to_string());
             }
             // The first address is the one that people mean.
-            Err(error) if last.is_empty() => last = format!("dial tcp4 {address}: connect: {}", error.to_string().to_lowercase()),
+            Err(error) if last.is_empty() => last = format!("dial tcp4 {address}: connect: {}", reason(&error)),
             Err(_) => {}
         }
     }
     Err(last)
+}
+
+/// The kernel's words without Rust's error number.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
