@@ -11,6 +11,8 @@
 mod command;
 mod negotiate;
 mod port_forward;
+#[cfg(test)]
+mod session_tests;
 pub mod spdy;
 mod status;
 mod tasks;

@@ -49,7 +49,7 @@ pub async fn run_port_forward(
     serve(connection, pod, dial).await
 }
 
-async fn serve(connection: Connection, pod: &str, dial: Arc<dyn Dial>) -> Result<(), StreamError> {
+pub(crate) async fn serve(connection: Connection, pod: &str, dial: Arc<dyn Dial>) -> Result<(), StreamError> {
     let (mut streams, mut gone, closer) = connection.split();
     let mut halves: HashMap<String, Stream> = HashMap::new();
     loop {

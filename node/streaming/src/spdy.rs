@@ -7,4 +7,6 @@ mod frame;
 mod headers;
 
 pub use connection::{Connection, Stream, StreamWriter};
+#[cfg(test)]
+pub(crate) use frame::{Decoder, Encoder};
 pub use frame::{Frame, FrameError};
