@@ -30,7 +30,13 @@ impl Api {
     pub async fn connect(config: caravel_client::Config) -> Self {
         loop {
             match caravel_client::connect(&config).await {
-                Ok(client) => return Self(Arc::new(Inner { config, client: RwLock::new(client), sought: tokio::sync::Mutex::default() })),
+                Ok(client) => {
+                    return Self(Arc::new(Inner {
+                        config,
+                        client: RwLock::new(client),
+                        sought: tokio::sync::Mutex::default(),
+                    }));
+                }
                 Err(error) => tracing::warn!(%error, "no API server yet"),
             }
             tokio::time::sleep(RECONNECT).await;
@@ -50,7 +56,10 @@ impl Api {
     }
 
     /// Runs one request under the deadline; moves to another server where this one cannot be reached.
-    pub async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    pub async fn request<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> kube::Result<T> {
         match tokio::time::timeout(DEADLINE, request).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
@@ -61,7 +70,9 @@ impl Api {
             }
             Err(_) => {
                 self.move_on().await;
-                Err(kube::Error::Service("the API server did not answer within 10 s".into()))
+                Err(kube::Error::Service(
+                    "the API server did not answer within 10 s".into(),
+                ))
             }
         }
     }
@@ -80,13 +91,22 @@ impl Api {
         *sought = Some(Instant::now());
     }
 
-    pub async fn patch_status<K>(&self, namespace: &str, name: &str, patch: &(impl Serialize + std::fmt::Debug)) -> kube::Result<K>
+    pub async fn patch_status<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &(impl Serialize + std::fmt::Debug),
+    ) -> kube::Result<K>
     where
-        K: kube::Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+        K: kube::Resource<Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
         K::DynamicType: Default,
     {
         let api = self.namespaced::<K>(namespace);
-        self.request(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch))).await
+        self.request(api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)))
+            .await
     }
 }
 

@@ -35,10 +35,25 @@ impl Bound {
     pub async fn open(world: Arc<World>) -> Result<Self, caravel_runtime::RuntimeError> {
         let mut containers: BTreeMap<String, Vec<Container>> = BTreeMap::new();
         for container in world.runtime.list().await? {
-            containers.entry(container.spec.pod_uid.clone()).or_default().push(container);
+            containers
+                .entry(container.spec.pod_uid.clone())
+                .or_default()
+                .push(container);
         }
-        let sandboxes = world.runtime.sandboxes().await?.into_iter().map(|s| (s.spec.pod_uid.clone(), s.spec.labels)).collect();
-        Ok(Self { world, actors: BTreeMap::new(), running: JoinSet::new(), containers, sandboxes })
+        let sandboxes = world
+            .runtime
+            .sandboxes()
+            .await?
+            .into_iter()
+            .map(|s| (s.spec.pod_uid.clone(), s.spec.labels))
+            .collect();
+        Ok(Self {
+            world,
+            actors: BTreeMap::new(),
+            running: JoinSet::new(),
+            containers,
+            sandboxes,
+        })
     }
 
     /// Until the daemon ends.
@@ -46,7 +61,8 @@ impl Bound {
         let shutdown = self.world.shutdown.clone();
         loop {
             let pods = kube::Api::<Pod>::all(self.world.api.client());
-            let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.world.config.name));
+            let config = watcher::Config::default()
+                .fields(&format!("spec.nodeName={}", self.world.config.name));
             let mut events = watcher::watcher(pods, config).boxed();
             let mut listed = BTreeSet::new();
             loop {
@@ -89,16 +105,29 @@ impl Bound {
             Event::InitDone => self.all_listed(listed),
             Event::Apply(pod) => self.apply(pod),
             Event::Delete(pod) => {
-                if let Some(actor) = pod.metadata.uid.as_ref().and_then(|uid| self.actors.get(uid)) {
-                    actor.send_replace(Handed { pod: Arc::new(pod), gone: true });
+                if let Some(actor) = pod
+                    .metadata
+                    .uid
+                    .as_ref()
+                    .and_then(|uid| self.actors.get(uid))
+                {
+                    actor.send_replace(Handed {
+                        pod: Arc::new(pod),
+                        gone: true,
+                    });
                 }
             }
         }
     }
 
     fn apply(&mut self, pod: Pod) {
-        let Some(uid) = pod.metadata.uid.clone() else { return };
-        let handed = Handed { pod: Arc::new(pod), gone: false };
+        let Some(uid) = pod.metadata.uid.clone() else {
+            return;
+        };
+        let handed = Handed {
+            pod: Arc::new(pod),
+            gone: false,
+        };
         match self.actors.get(&uid) {
             Some(actor) => drop(actor.send_replace(handed)),
             None => self.begin(uid, handed),
@@ -124,14 +153,44 @@ impl Bound {
                 actor.send_if_modified(|handed| !std::mem::replace(&mut handed.gone, true));
             }
         }
-        let orphans: BTreeSet<String> = self.containers.keys().chain(self.sandboxes.keys()).cloned().collect();
+        let orphans: BTreeSet<String> = self
+            .containers
+            .keys()
+            .chain(self.sandboxes.keys())
+            .cloned()
+            .collect();
         for uid in orphans {
-            let labels = self.sandboxes.get(&uid).or_else(|| self.containers.get(&uid).and_then(|c| c.first()).map(Container::labels));
+            let labels = self.sandboxes.get(&uid).or_else(|| {
+                self.containers
+                    .get(&uid)
+                    .and_then(|c| c.first())
+                    .map(Container::labels)
+            });
             let text = |name: &str| labels.and_then(|l| l.get(name)).cloned();
-            let metadata = ObjectMeta { name: text(label::POD), namespace: text(label::NAMESPACE), uid: Some(uid.clone()), ..ObjectMeta::default() };
-            tracing::info!(pod = metadata.name, namespace = metadata.namespace, uid, "pod is no longer known: taking it down");
-            let pod = Pod { metadata, spec: Some(Default::default()), status: None };
-            self.begin(uid, Handed { pod: Arc::new(pod), gone: true });
+            let metadata = ObjectMeta {
+                name: text(label::POD),
+                namespace: text(label::NAMESPACE),
+                uid: Some(uid.clone()),
+                ..ObjectMeta::default()
+            };
+            tracing::info!(
+                pod = metadata.name,
+                namespace = metadata.namespace,
+                uid,
+                "pod is no longer known: taking it down"
+            );
+            let pod = Pod {
+                metadata,
+                spec: Some(Default::default()),
+                status: None,
+            };
+            self.begin(
+                uid,
+                Handed {
+                    pod: Arc::new(pod),
+                    gone: true,
+                },
+            );
         }
     }
 }

@@ -47,25 +47,56 @@ impl Events {
     }
 
     /// About one container of a pod.
-    pub fn container(&self, pod: &Pod, container: &str, kind: Kind, reason: &str, message: impl Into<String>) {
-        let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).any(|c| c.name == container);
+    pub fn container(
+        &self,
+        pod: &Pod,
+        container: &str,
+        kind: Kind,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let init = pod
+            .spec
+            .iter()
+            .flat_map(|s| s.init_containers.iter().flatten())
+            .any(|c| c.name == container);
         let list = if init { "initContainers" } else { "containers" };
-        let about = ObjectReference { field_path: Some(format!("spec.{list}{{{container}}}")), ..reference(pod) };
+        let about = ObjectReference {
+            field_path: Some(format!("spec.{list}{{{container}}}")),
+            ..reference(pod)
+        };
         self.tell(about, kind, reason, message.into());
     }
 
     pub fn node(&self, node: &Node, kind: Kind, reason: &str, message: impl Into<String>) {
         let name = node.metadata.name.clone();
-        let about = ObjectReference { kind: Some("Node".into()), uid: name.clone(), name, ..ObjectReference::default() };
+        let about = ObjectReference {
+            kind: Some("Node".into()),
+            uid: name.clone(),
+            name,
+            ..ObjectReference::default()
+        };
         self.tell(about, kind, reason, message.into());
     }
 
     fn tell(&self, about: ObjectReference, kind: Kind, reason: &str, mut message: String) {
         if message.len() > MESSAGE {
-            let end = (0..=MESSAGE).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+            let end = (0..=MESSAGE)
+                .rev()
+                .find(|at| message.is_char_boundary(*at))
+                .unwrap_or(0);
             message.truncate(end);
         }
-        if self.0.try_send(Told { about, kind, reason: reason.to_owned(), message }).is_err() {
+        if self
+            .0
+            .try_send(Told {
+                about,
+                kind,
+                reason: reason.to_owned(),
+                message,
+            })
+            .is_err()
+        {
             tracing::debug!(reason, "event dropped: too many at once");
         }
     }
@@ -91,14 +122,26 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub async fn record(&mut self, api: &Api, host: &str, told: Told) {
-        let Told { about, kind, reason, message } = told;
+        let Told {
+            about,
+            kind,
+            reason,
+            message,
+        } = told;
         let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
-        let key = (about.uid.clone().unwrap_or_default(), about.field_path.clone().unwrap_or_default(), reason.clone(), message.clone());
+        let key = (
+            about.uid.clone().unwrap_or_default(),
+            about.field_path.clone().unwrap_or_default(),
+            reason.clone(),
+            message.clone(),
+        );
         let events = api.namespaced::<Event>(&namespace);
         let now = time::time(time::now());
         if let Some((name, count)) = self.known.get(&key).cloned() {
             let patch = serde_json::json!({"count": count + 1, "lastTimestamp": now});
-            let patched = api.request(events.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await;
+            let patched = api
+                .request(events.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)))
+                .await;
             match patched {
                 Ok(_) => drop(self.known.insert(key, (name, count + 1))),
                 // It has expired: the next one is a new one.
@@ -107,22 +150,43 @@ impl Recorder {
             }
             return;
         }
-        let name = format!("{}.{:x}", about.name.clone().unwrap_or_default(), time::now_micro().as_nanosecond());
+        let name = format!(
+            "{}.{:x}",
+            about.name.clone().unwrap_or_default(),
+            time::now_micro().as_nanosecond()
+        );
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
             involved_object: about,
-            type_: Some(if kind == Kind::Normal { "Normal" } else { "Warning" }.into()),
+            type_: Some(
+                if kind == Kind::Normal {
+                    "Normal"
+                } else {
+                    "Warning"
+                }
+                .into(),
+            ),
             reason: Some(reason.clone()),
             message: Some(message),
             count: Some(1),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),
-            source: Some(EventSource { component: Some("kubelet".into()), host: Some(host.to_owned()) }),
+            source: Some(EventSource {
+                component: Some("kubelet".into()),
+                host: Some(host.to_owned()),
+            }),
             reporting_component: Some("kubelet".into()),
             reporting_instance: Some(host.to_owned()),
             ..Event::default()
         };
-        match api.request(events.create(&PostParams::default(), &event)).await {
+        match api
+            .request(events.create(&PostParams::default(), &event))
+            .await
+        {
             Ok(_) => {
                 if self.known.len() >= REMEMBERED {
                     self.known.clear();

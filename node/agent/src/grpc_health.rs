@@ -15,16 +15,45 @@ use crate::handler;
 
 const SERVING: u8 = 1;
 
-pub(crate) async fn check(container: &Container, ip: Option<IpAddr>, action: &GRPCAction, timeout: Duration) -> Result<(), String> {
+pub(crate) async fn check(
+    container: &Container,
+    ip: Option<IpAddr>,
+    action: &GRPCAction,
+    timeout: Duration,
+) -> Result<(), String> {
     let exchange = async {
-        let stream = handler::connect(container, None, ip, &IntOrString::Int(action.port), timeout).await?;
-        call(TokioIo::new(stream), &format!("{}:{}", ip.map(|i| i.to_string()).unwrap_or_default(), action.port), action.service.as_deref().unwrap_or_default()).await
+        let stream =
+            handler::connect(container, None, ip, &IntOrString::Int(action.port), timeout).await?;
+        call(
+            TokioIo::new(stream),
+            &format!(
+                "{}:{}",
+                ip.map(|i| i.to_string()).unwrap_or_default(),
+                action.port
+            ),
+            action.service.as_deref().unwrap_or_default(),
+        )
+        .await
     };
-    tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(format!("timeout: health rpc did not complete within {}s", timeout.as_secs())))
+    tokio::time::timeout(timeout, exchange)
+        .await
+        .unwrap_or_else(|_| {
+            Err(format!(
+                "timeout: health rpc did not complete within {}s",
+                timeout.as_secs()
+            ))
+        })
 }
 
-async fn call(stream: TokioIo<tokio::net::TcpStream>, authority: &str, service: &str) -> Result<(), String> {
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.map_err(|e| e.to_string())?;
+async fn call(
+    stream: TokioIo<tokio::net::TcpStream>,
+    authority: &str,
+    service: &str,
+) -> Result<(), String> {
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .map_err(|e| e.to_string())?;
     let request = http::Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -32,14 +61,27 @@ async fn call(stream: TokioIo<tokio::net::TcpStream>, authority: &str, service: 
         .body(Full::new(message(service)))
         .map_err(|e| e.to_string())?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| e.to_string())?;
         let head = response.headers().get("grpc-status").cloned();
-        let body = response.into_body().collect().await.map_err(|e| e.to_string())?;
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| e.to_string())?;
         let status = head.or_else(|| body.trailers().and_then(|t| t.get("grpc-status").cloned()));
         match status.as_ref().and_then(|s| s.to_str().ok()) {
             Some("0") => judge(&body.to_bytes()),
-            Some("12") => Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".into()),
-            other => Err(format!("health rpc failed: grpc-status {}", other.unwrap_or("absent"))),
+            Some("12") => Err(
+                "this server does not implement the grpc health protocol (grpc.health.v1.Health)"
+                    .into(),
+            ),
+            other => Err(format!(
+                "health rpc failed: grpc-status {}",
+                other.unwrap_or("absent")
+            )),
         }
     };
     tokio::pin!(exchange);

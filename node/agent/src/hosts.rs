@@ -26,23 +26,45 @@ pub(crate) fn hostname(pod: &Pod, around: &Surroundings<'_>) -> String {
     if spec.and_then(|s| s.host_network) == Some(true) {
         return around.host_name.to_owned();
     }
-    let name = spec.and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty()).or_else(|| pod.metadata.name.clone()).unwrap_or_default();
-    let name = name.get(..LONGEST_NAME).unwrap_or(&name).trim_end_matches(['-', '.']).to_owned();
+    let name = spec
+        .and_then(|s| s.hostname.clone())
+        .filter(|h| !h.is_empty())
+        .or_else(|| pod.metadata.name.clone())
+        .unwrap_or_default();
+    let name = name
+        .get(..LONGEST_NAME)
+        .unwrap_or(&name)
+        .trim_end_matches(['-', '.'])
+        .to_owned();
     match domain(pod, around) {
-        Some(domain) if spec.and_then(|s| s.set_hostname_as_fqdn) == Some(true) => format!("{name}.{domain}"),
+        Some(domain) if spec.and_then(|s| s.set_hostname_as_fqdn) == Some(true) => {
+            format!("{name}.{domain}")
+        }
         _ => name,
     }
 }
 
 fn domain(pod: &Pod, around: &Surroundings<'_>) -> Option<String> {
-    let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
-    Some(format!("{subdomain}.{}.svc.{}", pod.metadata.namespace.as_deref()?, around.cluster_domain))
+    let subdomain = pod
+        .spec
+        .as_ref()?
+        .subdomain
+        .as_deref()
+        .filter(|s| !s.is_empty())?;
+    Some(format!(
+        "{subdomain}.{}.svc.{}",
+        pod.metadata.namespace.as_deref()?,
+        around.cluster_domain
+    ))
 }
 
 pub(crate) fn hosts(pod: &Pod, ip: Option<IpAddr>, around: &Surroundings<'_>) -> String {
     let spec = pod.spec.as_ref();
     let mut text = if spec.and_then(|s| s.host_network) == Some(true) {
-        format!("# Kubernetes-managed hosts file (host network).\n{}", around.host_hosts)
+        format!(
+            "# Kubernetes-managed hosts file (host network).\n{}",
+            around.host_hosts
+        )
     } else {
         let mut text = String::from(
             "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
@@ -57,11 +79,24 @@ pub(crate) fn hosts(pod: &Pod, ip: Option<IpAddr>, around: &Surroundings<'_>) ->
         }
         text
     };
-    let aliases: Vec<_> = spec.into_iter().flat_map(|s| s.host_aliases.iter().flatten()).collect();
+    let aliases: Vec<_> = spec
+        .into_iter()
+        .flat_map(|s| s.host_aliases.iter().flatten())
+        .collect();
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
-            text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")));
+            text.push_str(&format!(
+                "{}\t{}\n",
+                alias.ip,
+                alias
+                    .hostnames
+                    .iter()
+                    .flatten()
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join("\t")
+            ));
         }
     }
     text
@@ -95,7 +130,12 @@ impl Resolver {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => resolver.servers.extend(words.next().map(str::to_owned)),
-                Some("search" | "domain") => resolver.search = words.filter(|w| *w != ".").map(|w| w.trim_end_matches('.').to_owned()).collect(),
+                Some("search" | "domain") => {
+                    resolver.search = words
+                        .filter(|w| *w != ".")
+                        .map(|w| w.trim_end_matches('.').to_owned())
+                        .collect()
+                }
                 Some("options") => resolver.options = words.map(str::to_owned).collect(),
                 _ => {}
             }
@@ -106,19 +146,39 @@ impl Resolver {
     fn in_cluster(self, pod: &Pod, around: &Surroundings<'_>) -> Self {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let domain = around.cluster_domain;
-        let mut search = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+        let mut search = vec![
+            format!("{namespace}.svc.{domain}"),
+            format!("svc.{domain}"),
+            domain.to_owned(),
+        ];
         search.extend(self.search);
-        Self { servers: vec![around.cluster_dns.to_string()], search, options: vec!["ndots:5".into()] }
+        Self {
+            servers: vec![around.cluster_dns.to_string()],
+            search,
+            options: vec!["ndots:5".into()],
+        }
     }
 
     fn with(mut self, spec: &PodSpec) -> Self {
         if let Some(config) = &spec.dns_config {
-            self.servers.extend(config.nameservers.iter().flatten().cloned());
-            self.search.extend(config.searches.iter().flatten().map(|s| s.trim_end_matches('.').to_owned()));
+            self.servers
+                .extend(config.nameservers.iter().flatten().cloned());
+            self.search.extend(
+                config
+                    .searches
+                    .iter()
+                    .flatten()
+                    .map(|s| s.trim_end_matches('.').to_owned()),
+            );
             for option in config.options.iter().flatten() {
                 let Some(name) = &option.name else { continue };
                 self.options.retain(|o| o.split(':').next() != Some(name));
-                self.options.push(option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}")));
+                self.options.push(
+                    option
+                        .value
+                        .as_ref()
+                        .map_or_else(|| name.clone(), |value| format!("{name}:{value}")),
+                );
             }
         }
         let mut seen = std::collections::BTreeSet::new();
@@ -167,9 +227,18 @@ mod tests {
     #[test]
     fn resolvers() {
         for (spec, want) in [
-            (r#"{"containers":[]}"#, "search n.svc.cluster.local svc.cluster.local cluster.local lan\nnameserver 10.43.0.10\noptions ndots:5\n"),
-            (r#"{"containers":[],"dnsPolicy":"Default"}"#, "search lan\nnameserver 9.9.9.9\noptions edns0\n"),
-            (r#"{"containers":[],"hostNetwork":true,"dnsPolicy":"ClusterFirst"}"#, "search lan\nnameserver 9.9.9.9\noptions edns0\n"),
+            (
+                r#"{"containers":[]}"#,
+                "search n.svc.cluster.local svc.cluster.local cluster.local lan\nnameserver 10.43.0.10\noptions ndots:5\n",
+            ),
+            (
+                r#"{"containers":[],"dnsPolicy":"Default"}"#,
+                "search lan\nnameserver 9.9.9.9\noptions edns0\n",
+            ),
+            (
+                r#"{"containers":[],"hostNetwork":true,"dnsPolicy":"ClusterFirst"}"#,
+                "search lan\nnameserver 9.9.9.9\noptions edns0\n",
+            ),
             (
                 r#"{"containers":[],"dnsPolicy":"None","dnsConfig":{"nameservers":["1.1.1.1"],"searches":["a.b"],"options":[{"name":"ndots","value":"2"},{"name":"rotate"}]}}"#,
                 "search a.b\nnameserver 1.1.1.1\noptions ndots:2 rotate\n",
@@ -181,12 +250,20 @@ mod tests {
 
     #[test]
     fn names_and_hosts() {
-        let plain = pod(r#"{"containers":[],"hostAliases":[{"ip":"10.1.2.3","hostnames":["foo.remote","bar.remote"]}]}"#);
+        let plain = pod(
+            r#"{"containers":[],"hostAliases":[{"ip":"10.1.2.3","hostnames":["foo.remote","bar.remote"]}]}"#,
+        );
         let text = hosts(&plain, "10.42.0.7".parse().ok(), &AROUND);
-        assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(
+            text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"),
+            "{text}"
+        );
         assert!(text.ends_with("10.42.0.7\tp\n\n# Entries added by HostAliases.\n10.1.2.3\tfoo.remote\tbar.remote\n"), "{text}");
         let named = pod(r#"{"containers":[],"hostname":"h","subdomain":"s"}"#);
-        assert!(hosts(&named, "10.42.0.7".parse().ok(), &AROUND).contains("10.42.0.7\th.s.n.svc.cluster.local\th\n"));
+        assert!(
+            hosts(&named, "10.42.0.7".parse().ok(), &AROUND)
+                .contains("10.42.0.7\th.s.n.svc.cluster.local\th\n")
+        );
         assert_eq!(hostname(&named, &AROUND), "h");
         let host = pod(r#"{"containers":[],"hostNetwork":true}"#);
         assert_eq!(hostname(&host, &AROUND), "machine");

@@ -35,14 +35,38 @@ async fn renew(world: &World, node_uid: &str) -> kube::Result<()> {
     let name = &world.config.name;
     let now = time::micro_time(time::now_micro());
     let patch = serde_json::json!({"spec": {"holderIdentity": name, "leaseDurationSeconds": DURATION, "renewTime": now}});
-    match world.api.request(leases.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+    match world
+        .api
+        .request(leases.patch(name, &PatchParams::default(), &Patch::Merge(&patch)))
+        .await
+    {
         Err(error) if code(&error) == Some(404) => {
-            let owner = OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: name.clone(), uid: node_uid.to_owned(), ..OwnerReference::default() };
-            let lease = Lease {
-                metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(NAMESPACE.into()), owner_references: Some(vec![owner]), ..ObjectMeta::default() },
-                spec: Some(LeaseSpec { holder_identity: Some(name.clone()), lease_duration_seconds: Some(DURATION), renew_time: Some(now), ..LeaseSpec::default() }),
+            let owner = OwnerReference {
+                api_version: "v1".into(),
+                kind: "Node".into(),
+                name: name.clone(),
+                uid: node_uid.to_owned(),
+                ..OwnerReference::default()
             };
-            world.api.request(leases.create(&PostParams::default(), &lease)).await.map(drop)
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some(name.clone()),
+                    namespace: Some(NAMESPACE.into()),
+                    owner_references: Some(vec![owner]),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(LeaseSpec {
+                    holder_identity: Some(name.clone()),
+                    lease_duration_seconds: Some(DURATION),
+                    renew_time: Some(now),
+                    ..LeaseSpec::default()
+                }),
+            };
+            world
+                .api
+                .request(leases.create(&PostParams::default(), &lease))
+                .await
+                .map(drop)
         }
         other => other.map(drop),
     }

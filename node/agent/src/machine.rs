@@ -21,18 +21,31 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub fn read(storage: &std::path::Path) -> Self {
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let text = |path: &str| {
+            fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
         let uname = nix::sys::utsname::uname().ok();
-        let of = |value: Option<&std::ffi::OsStr>| value.unwrap_or_default().to_string_lossy().into_owned();
+        let of = |value: Option<&std::ffi::OsStr>| {
+            value.unwrap_or_default().to_string_lossy().into_owned()
+        };
         Self {
-            cpu_milli: std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1)) * 1000,
+            cpu_milli: std::thread::available_parallelism()
+                .map_or(1, |n| i64::try_from(n.get()).unwrap_or(1))
+                * 1000,
             memory: meminfo("MemTotal:").unwrap_or_default(),
             hostname: of(uname.as_ref().map(|u| u.nodename())),
             machine_id: text("/etc/machine-id"),
             system_uuid: text("/sys/class/dmi/id/product_uuid"),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             kernel: of(uname.as_ref().map(|u| u.release())),
-            os_image: text("/etc/os-release").lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map(|v| v.trim_matches('"').to_owned()).unwrap_or_else(|| "Linux".into()),
+            os_image: text("/etc/os-release")
+                .lines()
+                .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+                .map(|v| v.trim_matches('"').to_owned())
+                .unwrap_or_else(|| "Linux".into()),
             storage: disk(storage).map_or(0, |d| d.total),
         }
     }
@@ -42,7 +55,11 @@ impl Machine {
 pub(crate) fn meminfo(name: &str) -> Option<i64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse::<i64>().ok().map(|kib| kib * 1024)
+    line.split_whitespace()
+        .next()?
+        .parse::<i64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +71,13 @@ pub(crate) struct Disk {
 pub(crate) fn disk(path: &std::path::Path) -> Option<Disk> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     let size = i64::try_from(stat.fragment_size()).ok()?;
-    let bytes = |blocks: u64| i64::try_from(blocks).unwrap_or(i64::MAX).saturating_mul(size);
-    Some(Disk { total: bytes(stat.blocks()), free: bytes(stat.blocks_available()) })
+    let bytes = |blocks: u64| {
+        i64::try_from(blocks)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(size)
+    };
+    Some(Disk {
+        total: bytes(stat.blocks()),
+        free: bytes(stat.blocks_available()),
+    })
 }

@@ -38,14 +38,30 @@ pub(crate) struct Cluster {
 }
 
 /// Fills a store until the daemon ends; a broken watch is begun again, on another server if need be.
-pub(crate) async fn follow<K>(api: Api, mut writer: Writer<K>, changed: Arc<Notify>, known: Option<watch::Sender<bool>>, shutdown: CancellationToken)
-where
-    K: kube::Resource + Lookup + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+pub(crate) async fn follow<K>(
+    api: Api,
+    mut writer: Writer<K>,
+    changed: Arc<Notify>,
+    known: Option<watch::Sender<bool>>,
+    shutdown: CancellationToken,
+) where
+    K: kube::Resource
+        + Lookup
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
     <K as kube::Resource>::DynamicType: Default + Clone,
     <K as Lookup>::DynamicType: Eq + std::hash::Hash + Clone + Default,
 {
     loop {
-        let mut events = watcher::watcher(kube::Api::<K>::all(api.client()), watcher::Config::default()).boxed();
+        let mut events = watcher::watcher(
+            kube::Api::<K>::all(api.client()),
+            watcher::Config::default(),
+        )
+        .boxed();
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -54,7 +70,8 @@ where
             match event {
                 Some(Ok(event)) => {
                     let done = matches!(event, watcher::Event::InitDone);
-                    let quiet = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
+                    let quiet =
+                        matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
                     writer.apply_watcher_event(&event);
                     if done && let Some(known) = &known {
                         known.send_replace(true);
@@ -88,8 +105,12 @@ where
 }
 
 /// Opens the pods' network once the node has a range, and keeps rules and routes until the daemon ends.
-pub(crate) async fn keep(world: Arc<World>, cluster: Cluster, opened: watch::Sender<Option<Arc<PodNetwork>>>) {
-    let mut proxy = ServiceProxy::new(Nft::default());
+pub(crate) async fn keep(
+    world: Arc<World>,
+    cluster: Cluster,
+    opened: watch::Sender<Option<Arc<PodNetwork>>>,
+) {
+    let mut proxy = ServiceProxy::new(Nft);
     let mut peers: Vec<PeerNode> = Vec::new();
     let mut check = tokio::time::interval(CHECK);
     loop {
@@ -141,8 +162,16 @@ pub(crate) async fn keep(world: Arc<World>, cluster: Cluster, opened: watch::Sen
 
 async fn open(world: &World, cluster: &Cluster, opened: &watch::Sender<Option<Arc<PodNetwork>>>) {
     let nodes = cluster.nodes.state();
-    let own = nodes.iter().find(|n| n.metadata.name.as_deref() == Some(&world.config.name));
-    let Some(cidr) = own.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.as_deref()).and_then(|c| c.parse().ok()) else { return };
+    let own = nodes
+        .iter()
+        .find(|n| n.metadata.name.as_deref() == Some(&world.config.name));
+    let Some(cidr) = own
+        .and_then(|n| n.spec.as_ref())
+        .and_then(|s| s.pod_cidr.as_deref())
+        .and_then(|c| c.parse().ok())
+    else {
+        return;
+    };
     let config = NetworkConfig {
         bridge: world.config.bridge.clone(),
         pod_cidr: cidr,
@@ -164,7 +193,12 @@ fn wanted_peers(nodes: &Store<Node>, own: &str) -> Vec<PeerNode> {
         .filter_map(|node| {
             let cidr = node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()?;
             let addresses = node.status.as_ref()?.addresses.as_ref()?;
-            let via = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse::<Ipv4Addr>().ok()?;
+            let via = addresses
+                .iter()
+                .find(|a| a.type_ == "InternalIP")?
+                .address
+                .parse::<Ipv4Addr>()
+                .ok()?;
             Some(PeerNode { cidr, via })
         })
         .collect();
@@ -176,8 +210,15 @@ fn wanted_peers(nodes: &Store<Node>, own: &str) -> Vec<PeerNode> {
 fn host_ports(world: &World) -> Vec<HostPort> {
     let mut ports = BTreeSet::new();
     for view in world.pods.list() {
-        let Some(IpAddr::V4(ip)) = view.ip else { continue };
-        let over = view.pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| matches!(p, "Succeeded" | "Failed"));
+        let Some(IpAddr::V4(ip)) = view.ip else {
+            continue;
+        };
+        let over = view
+            .pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .is_some_and(|p| matches!(p, "Succeeded" | "Failed"));
         let spec = view.pod.spec.as_ref();
         if over || spec.and_then(|s| s.host_network) == Some(true) {
             continue;
@@ -188,13 +229,24 @@ fn host_ports(world: &World) -> Vec<HostPort> {
 }
 
 fn of_pod(pod: &Pod, pod_ip: Ipv4Addr) -> Vec<HostPort> {
-    let containers = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"))));
+    let containers = pod.spec.iter().flat_map(|s| {
+        s.containers.iter().chain(
+            s.init_containers
+                .iter()
+                .flatten()
+                .filter(|c| c.restart_policy.as_deref() == Some("Always")),
+        )
+    });
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|port| {
             Some(HostPort {
                 protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()).filter(|ip| !ip.is_unspecified()),
+                host_ip: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse::<Ipv4Addr>().ok())
+                    .filter(|ip| !ip.is_unspecified()),
                 host_port: u16::try_from(port.host_port?).ok().filter(|p| *p > 0)?,
                 pod_ip,
                 container_port: u16::try_from(port.container_port).ok()?,

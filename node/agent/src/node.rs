@@ -29,7 +29,9 @@ pub(crate) async fn register(world: &World) -> Option<Node> {
     loop {
         match register_once(world).await {
             Ok(node) => return Some(node),
-            Err(error) => tracing::warn!(%error, node = world.config.name, "node not registered yet"),
+            Err(error) => {
+                tracing::warn!(%error, node = world.config.name, "node not registered yet")
+            }
         }
         tokio::select! {
             () = world.shutdown.cancelled() => return None,
@@ -48,24 +50,50 @@ async fn register_once(world: &World) -> kube::Result<Node> {
             let taints = Some(world.config.taints.clone()).filter(|t| !t.is_empty());
             let health = health(world);
             let mut node = Node {
-                metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels.clone()), ..ObjectMeta::default() },
-                spec: Some(NodeSpec { taints, ..NodeSpec::default() }),
+                metadata: ObjectMeta {
+                    name: Some(name.clone()),
+                    labels: Some(labels.clone()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(NodeSpec {
+                    taints,
+                    ..NodeSpec::default()
+                }),
                 status: None,
             };
-            node.status = Some(node_status::status(&world.config, &world.machine, &[], health, &node, caravel_api::time::now()));
-            match world.api.request(nodes.create(&PostParams::default(), &node)).await {
-                Err(error) if code(&error) == Some(409) => world.api.request(nodes.get(name)).await?,
+            node.status = Some(node_status::status(
+                &world.config,
+                &world.machine,
+                &[],
+                health,
+                &node,
+                caravel_api::time::now(),
+            ));
+            match world
+                .api
+                .request(nodes.create(&PostParams::default(), &node))
+                .await
+            {
+                Err(error) if code(&error) == Some(409) => {
+                    world.api.request(nodes.get(name)).await?
+                }
                 other => other?,
             }
         }
         Err(error) => return Err(error),
     };
     let known = node.metadata.labels.clone().unwrap_or_default();
-    if labels.iter().all(|(name, value)| known.get(name) == Some(value)) {
+    if labels
+        .iter()
+        .all(|(name, value)| known.get(name) == Some(value))
+    {
         return Ok(node);
     }
     let patch = serde_json::json!({"metadata": {"labels": labels}});
-    world.api.request(nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await
+    world
+        .api
+        .request(nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)))
+        .await
 }
 
 /// Keeps the status true until the daemon ends.
@@ -73,24 +101,48 @@ pub(crate) async fn report(world: Arc<World>, mut node: Node) {
     let mut network = world.network.clone();
     let mut last: Option<(Health, Vec<Image>)> = None;
     let mut due = Instant::now();
-    world.events.node(&node, Kind::Normal, "Starting", "Starting kubelet.");
+    world
+        .events
+        .node(&node, Kind::Normal, "Starting", "Starting kubelet.");
     loop {
         let health = health(&world);
         let store = world.images.clone();
         let images = blocking(move || store.list()).await.unwrap_or_default();
-        let changed = last.as_ref().is_none_or(|(h, i)| *h != health || *i != images);
+        let changed = last
+            .as_ref()
+            .is_none_or(|(h, i)| *h != health || *i != images);
         if changed || Instant::now() >= due {
             let became_ready = health.network && last.as_ref().is_none_or(|(h, _)| !h.network);
-            let status = node_status::status(&world.config, &world.machine, &images, health, &node, caravel_api::time::now());
+            let status = node_status::status(
+                &world.config,
+                &world.machine,
+                &images,
+                health,
+                &node,
+                caravel_api::time::now(),
+            );
             let nodes = kube::Api::<Node>::all(world.api.client());
             let patch = serde_json::json!({"status": status});
-            match world.api.request(nodes.patch_status(&world.config.name, &PatchParams::default(), &Patch::Strategic(&patch))).await {
+            match world
+                .api
+                .request(nodes.patch_status(
+                    &world.config.name,
+                    &PatchParams::default(),
+                    &Patch::Strategic(&patch),
+                ))
+                .await
+            {
                 Ok(written) => {
                     node = written;
                     due = Instant::now() + world.config.status_report;
                     last = Some((health, images));
                     if became_ready {
-                        world.events.node(&node, Kind::Normal, "NodeReady", format!("Node {} status is now: NodeReady", world.config.name));
+                        world.events.node(
+                            &node,
+                            Kind::Normal,
+                            "NodeReady",
+                            format!("Node {} status is now: NodeReady", world.config.name),
+                        );
                     }
                 }
                 Err(error) => {

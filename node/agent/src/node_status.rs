@@ -8,7 +8,8 @@ use caravel_api::{Quantity, time};
 use caravel_images::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
@@ -36,11 +37,27 @@ pub(crate) fn labels(config: &NodeConfig) -> BTreeMap<String, String> {
         "aarch64" => "arm64",
         other => other,
     };
-    let own = [("kubernetes.io/hostname", config.name.as_str()), ("kubernetes.io/os", "linux"), ("kubernetes.io/arch", arch), ("beta.kubernetes.io/os", "linux"), ("beta.kubernetes.io/arch", arch)];
-    own.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).chain(config.labels.clone()).collect()
+    let own = [
+        ("kubernetes.io/hostname", config.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ];
+    own.into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .chain(config.labels.clone())
+        .collect()
 }
 
-pub(crate) fn status(config: &NodeConfig, machine: &Machine, images: &[Image], health: Health, known: &Node, now: Timestamp) -> NodeStatus {
+pub(crate) fn status(
+    config: &NodeConfig,
+    machine: &Machine,
+    images: &[Image],
+    health: Health,
+    known: &Node,
+    now: Timestamp,
+) -> NodeStatus {
     let kib = |bytes: i64| Text(format!("{}Ki", bytes.max(0) / 1024));
     let amounts = |cpu: i64, memory: i64, storage: i64| -> BTreeMap<String, Text> {
         [
@@ -53,14 +70,28 @@ pub(crate) fn status(config: &NodeConfig, machine: &Machine, images: &[Image], h
         .map(|(name, amount)| (name.to_owned(), amount))
         .collect()
     };
-    let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
+    let address = |kind: &str, address: String| NodeAddress {
+        type_: kind.into(),
+        address,
+    };
     let mut shown: Vec<&Image> = images.iter().collect();
     shown.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     NodeStatus {
         capacity: Some(amounts(machine.cpu_milli, machine.memory, machine.storage)),
-        allocatable: Some(amounts(machine.cpu_milli - config.reserved_cpu_milli, machine.memory - config.reserved_memory, machine.storage / 10 * 9)),
-        addresses: Some(vec![address("InternalIP", config.node_ip.to_string()), address("Hostname", config.name.clone())]),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.listen.port()) }) }),
+        allocatable: Some(amounts(
+            machine.cpu_milli - config.reserved_cpu_milli,
+            machine.memory - config.reserved_memory,
+            machine.storage / 10 * 9,
+        )),
+        addresses: Some(vec![
+            address("InternalIP", config.node_ip.to_string()),
+            address("Hostname", config.name.clone()),
+        ]),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(config.listen.port()),
+            }),
+        }),
         node_info: Some(NodeSystemInfo {
             machine_id: machine.machine_id.clone(),
             system_uuid: machine.system_uuid.clone(),
@@ -70,25 +101,77 @@ pub(crate) fn status(config: &NodeConfig, machine: &Machine, images: &[Image], h
             container_runtime_version: RUNTIME.into(),
             kubelet_version: KUBELET.into(),
             operating_system: "linux".into(),
-            architecture: labels(config).remove("kubernetes.io/arch").unwrap_or_default(),
+            architecture: labels(config)
+                .remove("kubernetes.io/arch")
+                .unwrap_or_default(),
             ..NodeSystemInfo::default()
         }),
-        images: Some(shown.into_iter().take(MAX_IMAGES).map(|i| ContainerImage { names: Some(i.references.clone()), size_bytes: i64::try_from(i.size).ok() }).collect()),
+        images: Some(
+            shown
+                .into_iter()
+                .take(MAX_IMAGES)
+                .map(|i| ContainerImage {
+                    names: Some(i.references.clone()),
+                    size_bytes: i64::try_from(i.size).ok(),
+                })
+                .collect(),
+        ),
         conditions: Some(conditions(health, known, now)),
         ..NodeStatus::default()
     }
 }
 
 fn conditions(health: Health, known: &Node, now: Timestamp) -> Vec<NodeCondition> {
-    let pressure = |kind: &'static str, bad: bool, good: [&'static str; 2], ill: [&'static str; 2]| (kind, bad, if bad { ill } else { good });
+    let pressure =
+        |kind: &'static str, bad: bool, good: [&'static str; 2], ill: [&'static str; 2]| {
+            (kind, bad, if bad { ill } else { good })
+        };
     let verdicts = [
-        pressure("MemoryPressure", health.memory_pressure, ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"], ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"]),
-        pressure("DiskPressure", health.disk_pressure, ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"], ["KubeletHasDiskPressure", "kubelet has disk pressure"]),
-        pressure("PIDPressure", health.pid_pressure, ["KubeletHasSufficientPID", "kubelet has sufficient PID available"], ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"]),
+        pressure(
+            "MemoryPressure",
+            health.memory_pressure,
+            [
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ],
+            [
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ],
+        ),
+        pressure(
+            "DiskPressure",
+            health.disk_pressure,
+            ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+        ),
+        pressure(
+            "PIDPressure",
+            health.pid_pressure,
+            [
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ],
+            [
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ],
+        ),
         if health.network {
-            ("Ready", true, ["KubeletReady", "kubelet is posting ready status"])
+            (
+                "Ready",
+                true,
+                ["KubeletReady", "kubelet is posting ready status"],
+            )
         } else {
-            ("Ready", false, ["KubeletNotReady", "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the node has no pod range yet"])
+            (
+                "Ready",
+                false,
+                [
+                    "KubeletNotReady",
+                    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the node has no pod range yet",
+                ],
+            )
         },
     ];
     let before = known.status.as_ref().and_then(|s| s.conditions.as_ref());
@@ -101,7 +184,10 @@ fn conditions(health: Health, known: &Node, now: Timestamp) -> Vec<NodeCondition
             reason: Some(reason.into()),
             message: Some(message.into()),
             last_heartbeat_time: Some(time::time(now)),
-            last_transition_time: Some(same.and_then(|c| c.last_transition_time.clone()).unwrap_or_else(|| time::time(now))),
+            last_transition_time: Some(
+                same.and_then(|c| c.last_transition_time.clone())
+                    .unwrap_or_else(|| time::time(now)),
+            ),
         }
     };
     verdicts.into_iter().map(one).collect()

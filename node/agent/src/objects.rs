@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use caravel_volumes::{Objects, TokenRequest};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{
+    BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use kube::api::PostParams;
 use parking_lot::Mutex;
@@ -45,45 +47,94 @@ impl ObjectCache {
         let maps: BTreeSet<String> = needs.config_maps.into_iter().chain(maps).collect();
         let secrets: BTreeSet<String> = needs.secrets.into_iter().chain(secrets).collect();
         let mut objects = Objects::default();
-        let maps = futures::future::try_join_all(maps.into_iter().map(|name| get::<ConfigMap>(api, namespace, name, "configmap")));
-        let secrets = futures::future::try_join_all(secrets.into_iter().map(|name| get::<Secret>(api, namespace, name, "secret")));
-        let tokens = futures::future::join_all(needs.tokens.into_iter().map(|request| self.token(api, pod, request)));
+        let maps = futures::future::try_join_all(
+            maps.into_iter()
+                .map(|name| get::<ConfigMap>(api, namespace, name, "configmap")),
+        );
+        let secrets = futures::future::try_join_all(
+            secrets
+                .into_iter()
+                .map(|name| get::<Secret>(api, namespace, name, "secret")),
+        );
+        let tokens = futures::future::join_all(
+            needs
+                .tokens
+                .into_iter()
+                .map(|request| self.token(api, pod, request)),
+        );
         let (maps, secrets, tokens) = tokio::join!(maps, secrets, tokens);
-        objects.config_maps.extend(maps?.into_iter().filter_map(|(name, map)| Some((name, map?))));
-        objects.secrets.extend(secrets?.into_iter().filter_map(|(name, secret)| Some((name, secret?))));
+        objects.config_maps.extend(
+            maps?
+                .into_iter()
+                .filter_map(|(name, map)| Some((name, map?))),
+        );
+        objects.secrets.extend(
+            secrets?
+                .into_iter()
+                .filter_map(|(name, secret)| Some((name, secret?))),
+        );
         objects.tokens.extend(tokens);
         Ok(objects)
     }
 
     /// Whether the pod has anything that may change under it.
     pub fn may_change(pod: &Pod) -> bool {
-        pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| {
-            let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
-            // The cluster's CA never changes: a pod with nothing but the usual token volume needs no looking after, except for the token.
-            v.config_map.is_some() || v.secret.is_some() || projected.into_iter().any(|s| s.secret.is_some() || s.config_map.as_ref().is_some_and(|c| c.name != "kube-root-ca.crt"))
-        })
+        pod.spec
+            .iter()
+            .flat_map(|s| s.volumes.iter().flatten())
+            .any(|v| {
+                let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+                // The cluster's CA never changes: a pod with nothing but the usual token volume needs no looking after, except for the token.
+                v.config_map.is_some()
+                    || v.secret.is_some()
+                    || projected.into_iter().any(|s| {
+                        s.secret.is_some()
+                            || s.config_map
+                                .as_ref()
+                                .is_some_and(|c| c.name != "kube-root-ca.crt")
+                    })
+            })
     }
 
     /// When the first of the pod's tokens is to be renewed.
     pub fn renewal(&self, uid: &str) -> Option<Timestamp> {
-        self.tokens.lock().iter().filter(|((pod, _), _)| pod == uid).map(|(_, token)| token.renew).min()
+        self.tokens
+            .lock()
+            .iter()
+            .filter(|((pod, _), _)| pod == uid)
+            .map(|(_, token)| token.renew)
+            .min()
     }
 
     pub fn forget(&self, uid: &str) {
         self.tokens.lock().retain(|(pod, _), _| pod != uid);
     }
 
-    async fn token(&self, api: &Api, pod: &Pod, request: TokenRequest) -> (TokenRequest, Result<String, String>) {
+    async fn token(
+        &self,
+        api: &Api,
+        pod: &Pod,
+        request: TokenRequest,
+    ) -> (TokenRequest, Result<String, String>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let key = (uid.clone(), request.clone());
         let now = caravel_api::time::now();
         if let Some(token) = self.tokens.lock().get(&key).filter(|t| t.renew > now) {
             return (request, Ok(token.text.clone()));
         }
-        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.service_account_name.clone())
+            .filter(|n| !n.is_empty())
+            .unwrap_or_else(|| "default".into());
         let body = ApiTokenRequest {
             spec: Some(TokenRequestSpec {
-                audiences: Some(if request.audience.is_empty() { Vec::new() } else { vec![request.audience.clone()] }),
+                audiences: Some(if request.audience.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![request.audience.clone()]
+                }),
                 expiration_seconds: Some(request.expiration_seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -95,13 +146,28 @@ impl ObjectCache {
             }),
             ..ApiTokenRequest::default()
         };
-        let accounts = api.namespaced::<ServiceAccount>(pod.metadata.namespace.as_deref().unwrap_or_default());
-        let result = match api.request(accounts.create_token_request(&account, &PostParams::default(), &body)).await {
-            Ok(answer) => match answer.status.and_then(|s| s.token.zip(s.expiration_timestamp)) {
+        let accounts =
+            api.namespaced::<ServiceAccount>(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let result = match api
+            .request(accounts.create_token_request(&account, &PostParams::default(), &body))
+            .await
+        {
+            Ok(answer) => match answer
+                .status
+                .and_then(|s| s.token.zip(s.expiration_timestamp))
+            {
                 Some((text, expires)) => {
                     let life = expires.0.duration_since(now);
-                    let renew = now.saturating_add(SignedDuration::from_secs(life.as_secs() * 4 / 5)).unwrap_or(now);
-                    self.tokens.lock().insert(key, Token { text: text.clone(), renew });
+                    let renew = now
+                        .saturating_add(SignedDuration::from_secs(life.as_secs() * 4 / 5))
+                        .unwrap_or(now);
+                    self.tokens.lock().insert(
+                        key,
+                        Token {
+                            text: text.clone(),
+                            renew,
+                        },
+                    );
                     Ok(text)
                 }
                 None => Err("the API server's answer holds no token".to_owned()),
@@ -114,14 +180,26 @@ impl ObjectCache {
 
 type Named<K> = (String, Option<Arc<K>>);
 
-async fn get<K>(api: &Api, namespace: &str, name: String, kind: &'static str) -> Result<Named<K>, FetchError>
+async fn get<K>(
+    api: &Api,
+    namespace: &str,
+    name: String,
+    kind: &'static str,
+) -> Result<Named<K>, FetchError>
 where
-    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug,
     K::DynamicType: Default,
 {
     match api.request(api.namespaced::<K>(namespace).get(&name)).await {
         Ok(object) => Ok((name, Some(Arc::new(object)))),
         Err(error) if code(&error) == Some(404) => Ok((name, None)),
-        Err(error) => Err(FetchError { kind, name, source: Box::new(error) }),
+        Err(error) => Err(FetchError {
+            kind,
+            name,
+            source: Box::new(error),
+        }),
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod order;
 mod patch;
 pub(crate) mod plan;
 mod probe;
+mod start;
 pub(crate) mod status;
 mod steps;
 mod stop;

@@ -41,7 +41,8 @@ impl Pods {
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<PodView>> {
         let pods = self.0.read();
         let mut found = pods.values().filter(|view| {
-            view.pod.metadata.namespace.as_deref() == Some(namespace) && view.pod.metadata.name.as_deref() == Some(name)
+            view.pod.metadata.namespace.as_deref() == Some(namespace)
+                && view.pod.metadata.name.as_deref() == Some(name)
         });
         let first = found.next()?.clone();
         match found.find(|view| view.pod.metadata.deletion_timestamp.is_none()) {

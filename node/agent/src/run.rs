@@ -16,8 +16,8 @@ use crate::bound::Bound;
 use crate::events::{Events, Recorder};
 use crate::machine::Machine;
 use crate::network::{self, Cluster};
-use crate::server::{self, Certificates};
 use crate::objects::ObjectCache;
+use crate::server::{self, Certificates};
 use crate::tasks::{Tasks, blocking};
 use crate::world::World;
 use crate::{NodeConfig, Pods, lease, node};
@@ -40,7 +40,11 @@ pub async fn run(config: NodeConfig, shutdown: CancellationToken) -> anyhow::Res
 }
 
 /// As `run`, with a given runtime.
-pub async fn run_with(config: NodeConfig, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_with(
+    config: NodeConfig,
+    runtime: Arc<dyn Runtime>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
 
     // 1. What is on this machine.
@@ -77,13 +81,33 @@ pub async fn run_with(config: NodeConfig, runtime: Arc<dyn Runtime>, shutdown: C
     });
 
     // 3. Node first: whatever follows is allowed to a node that is known.
-    let Some(registered) = node::register(&world).await else { return Ok(()) };
+    let Some(registered) = node::register(&world).await else {
+        return Ok(());
+    };
     tracing::info!(node = world.config.name, "node registered");
 
     // 4. Everything that runs until the end.
-    tasks.start(network::follow(api.clone(), services_writer, changed.clone(), Some(known_sender), shutdown.clone()));
-    tasks.start(network::follow(api.clone(), slices_writer, changed.clone(), None, shutdown.clone()));
-    tasks.start(network::follow(api.clone(), nodes_writer, changed.clone(), None, shutdown.clone()));
+    tasks.start(network::follow(
+        api.clone(),
+        services_writer,
+        changed.clone(),
+        Some(known_sender),
+        shutdown.clone(),
+    ));
+    tasks.start(network::follow(
+        api.clone(),
+        slices_writer,
+        changed.clone(),
+        None,
+        shutdown.clone(),
+    ));
+    tasks.start(network::follow(
+        api.clone(),
+        nodes_writer,
+        changed.clone(),
+        None,
+        shutdown.clone(),
+    ));
     let recording = (world.clone(), shutdown.clone());
     tasks.start(async move {
         let (world, shutdown) = recording;
@@ -97,18 +121,39 @@ pub async fn run_with(config: NodeConfig, runtime: Arc<dyn Runtime>, shutdown: C
             recorder.record(&world.api, &world.config.name, told).await;
         }
     });
-    tasks.start(lease::keep(world.clone(), registered.metadata.uid.clone().unwrap_or_default()));
-    let cluster = Cluster { services, slices, nodes, changed };
+    tasks.start(lease::keep(
+        world.clone(),
+        registered.metadata.uid.clone().unwrap_or_default(),
+    ));
+    let cluster = Cluster {
+        services,
+        slices,
+        nodes,
+        changed,
+    };
     tasks.start(network::keep(world.clone(), cluster, opened));
     tasks.start(node::report(world.clone(), registered));
 
     // 5. Pods last.
-    let bound = Bound::open(world.clone()).await.context("read what the container runtime has")?;
+    let bound = Bound::open(world.clone())
+        .await
+        .context("read what the container runtime has")?;
     tasks.start(bound.run());
 
     // 6. The node's own server, here: if it cannot listen the daemon ends and says so.
-    let certificates = Certificates { cert: &world.config.serving_cert, key: &world.config.serving_key, client_ca: &world.config.client_ca };
-    let state = server::State::new(world.config.name.clone(), world.pods.clone(), world.runtime.clone(), Arc::new(api), Registry::new(), world.config.kubelet_dir.clone());
+    let certificates = Certificates {
+        cert: &world.config.serving_cert,
+        key: &world.config.serving_key,
+        client_ca: &world.config.client_ca,
+    };
+    let state = server::State::new(
+        world.config.name.clone(),
+        world.pods.clone(),
+        world.runtime.clone(),
+        Arc::new(api),
+        Registry::new(),
+        world.config.kubelet_dir.clone(),
+    );
     let served = server::serve(world.config.listen, certificates, state, shutdown.clone()).await;
     shutdown.cancel();
     tasks.ended().await;
@@ -118,7 +163,9 @@ pub async fn run_with(config: NodeConfig, runtime: Arc<dyn Runtime>, shutdown: C
 async fn open_images(config: &NodeConfig) -> anyhow::Result<ImageStore> {
     let registries = Registries::load(&config.registries)?;
     let root = config.data_dir.join("image-store");
-    blocking(move || ImageStore::open(&root, registries)).await.context("open the image store")
+    blocking(move || ImageStore::open(&root, registries))
+        .await
+        .context("open the image store")
 }
 
 /// Beside the start: a large archive must not hold it up.

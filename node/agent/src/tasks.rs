@@ -18,7 +18,10 @@ impl Tasks {
 }
 
 /// A step of an actor, owned by its set.
-pub(crate) fn step<T: Send + 'static>(set: &mut JoinSet<T>, work: impl Future<Output = T> + Send + 'static) -> tokio::task::AbortHandle {
+pub(crate) fn step<T: Send + 'static>(
+    set: &mut JoinSet<T>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::AbortHandle {
     set.spawn(work)
 }
 

@@ -54,7 +54,10 @@ impl World {
     /// The machine's files, read anew each time: people change them.
     pub fn machine_files(&self) -> MachineFiles {
         let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
-        MachineFiles { resolv: read(&self.config.resolv_conf), hosts: read(std::path::Path::new("/etc/hosts")) }
+        MachineFiles {
+            resolv: read(&self.config.resolv_conf),
+            hosts: read(std::path::Path::new("/etc/hosts")),
+        }
     }
 
     pub fn surroundings<'a>(&'a self, files: &'a MachineFiles) -> Surroundings<'a> {

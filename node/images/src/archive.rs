@@ -45,13 +45,26 @@ impl ImageStore {
 }
 
 fn import_directory(store: &ImageStore, directory: &Path) -> Vec<Result<Vec<Image>, ImportError>> {
-    let mut archives: Vec<PathBuf> = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| is_archive(p)).collect();
+    let mut archives: Vec<PathBuf> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| is_archive(p))
+        .collect();
     archives.sort();
     let marks_path = store.inner.root().join("imported.json");
-    let mut marks: BTreeMap<String, String> = std::fs::read(&marks_path).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    let mut marks: BTreeMap<String, String> = std::fs::read(&marks_path)
+        .ok()
+        .and_then(|b| serde_json::from_slice(&b).ok())
+        .unwrap_or_default();
     let mut results = Vec::new();
     for path in archives {
-        let mark = path.metadata().ok().map(|m| format!("{} {:?}", m.len(), m.modified().ok())).unwrap_or_default();
+        let mark = path
+            .metadata()
+            .ok()
+            .map(|m| format!("{} {:?}", m.len(), m.modified().ok()))
+            .unwrap_or_default();
         let key = path.to_string_lossy().into_owned();
         if marks.get(&key) == Some(&mark) {
             continue;
@@ -71,34 +84,63 @@ fn import_directory(store: &ImageStore, directory: &Path) -> Vec<Result<Vec<Imag
 }
 
 fn is_archive(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    [".tar", ".tar.gz", ".tgz", ".tar.zst"].iter().any(|end| name.ends_with(end)) && path.is_file()
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
+    [".tar", ".tar.gz", ".tgz", ".tar.zst"]
+        .iter()
+        .any(|end| name.ends_with(end))
+        && path.is_file()
 }
 
 fn import(store: &ImageStore, path: &Path) -> Result<Vec<Image>, ImportError> {
-    let in_store = |source| ImportError::Store { path: path.to_owned(), source };
+    let in_store = |source| ImportError::Store {
+        path: path.to_owned(),
+        source,
+    };
     let _using = store.inner.using().map_err(in_store)?;
     let files = read(store, path)?;
-    let content = |why: String| ImportError::Content { path: path.to_owned(), why };
+    let content = |why: String| ImportError::Content {
+        path: path.to_owned(),
+        why,
+    };
     let manifests = if let Some(digest) = files.get("manifest.json") {
         docker(store, &files, digest).map_err(|error| error.into_import(path))?
     } else if let Some(digest) = files.get("index.json") {
         oci(store, digest).map_err(|error| error.into_import(path))?
     } else {
-        return Err(content("it holds neither an index.json (OCI layout) nor a manifest.json (docker archive)".into()));
+        return Err(content(
+            "it holds neither an index.json (OCI layout) nor a manifest.json (docker archive)"
+                .into(),
+        ));
     };
     if manifests.is_empty() {
         return Err(content("it holds no image for this machine".into()));
     }
-    manifests.into_iter().map(|(manifest, names)| store.inner.add(&manifest, &names).map_err(in_store)).collect()
+    manifests
+        .into_iter()
+        .map(|(manifest, names)| store.inner.add(&manifest, &names).map_err(in_store))
+        .collect()
 }
 
 /// Every file of the archive, as name -> digest, links followed.
 fn read(store: &ImageStore, path: &Path) -> Result<BTreeMap<String, String>, ImportError> {
-    let failed = |source| ImportError::Read { path: path.to_owned(), source };
-    let refused = |why: &str| ImportError::Content { path: path.to_owned(), why: why.to_owned() };
-    let blob = |source: BlobError| ImportError::Store { path: path.to_owned(), source: source.into() };
-    let mut archive = Archive::new(decompressed(File::open(path).map_err(failed)?).map_err(failed)?);
+    let failed = |source| ImportError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let refused = |why: &str| ImportError::Content {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    };
+    let blob = |source: BlobError| ImportError::Store {
+        path: path.to_owned(),
+        source: source.into(),
+    };
+    let mut archive =
+        Archive::new(decompressed(File::open(path).map_err(failed)?).map_err(failed)?);
     let (mut files, mut links) = (BTreeMap::new(), Vec::new());
     let mut left = MAX_BYTES;
     for entry in archive.entries().map_err(failed)? {
@@ -109,14 +151,27 @@ fn read(store: &ImageStore, path: &Path) -> Result<BTreeMap<String, String>, Imp
         }
         match entry.header().entry_type() {
             EntryType::Regular | EntryType::Continuous => {
-                left = left.checked_sub(entry.size()).ok_or_else(|| refused("it is larger than any image may be"))?;
+                left = left
+                    .checked_sub(entry.size())
+                    .ok_or_else(|| refused("it is larger than any image may be"))?;
                 let mut writer = store.inner.blobs.writer(entry.size()).map_err(blob)?;
                 io::copy(&mut entry, &mut writer).map_err(failed)?;
                 files.insert(name, writer.finish(None).map_err(blob)?);
             }
             kind @ (EntryType::Symlink | EntryType::Link) => {
-                let target = entry.link_name().map_err(failed)?.map(|t| t.into_owned()).unwrap_or_default();
-                let from = if kind == EntryType::Link { PathBuf::new() } else { Path::new(&name).parent().unwrap_or(Path::new("")).to_owned() };
+                let target = entry
+                    .link_name()
+                    .map_err(failed)?
+                    .map(|t| t.into_owned())
+                    .unwrap_or_default();
+                let from = if kind == EntryType::Link {
+                    PathBuf::new()
+                } else {
+                    Path::new(&name)
+                        .parent()
+                        .unwrap_or(Path::new(""))
+                        .to_owned()
+                };
                 links.push((name, clean(&from.join(target))));
             }
             _ => {}
@@ -167,20 +222,42 @@ impl From<BlobError> for Problem {
 
 type Manifests = Vec<(String, Vec<String>)>;
 
-fn docker(store: &ImageStore, files: &BTreeMap<String, String>, digest: &str) -> Result<Manifests, Problem> {
+fn docker(
+    store: &ImageStore,
+    files: &BTreeMap<String, String>,
+    digest: &str,
+) -> Result<Manifests, Problem> {
     let blobs = &store.inner.blobs;
-    let images: Vec<DockerImage> = serde_json::from_slice(&blobs.read(digest, MAX_DOCUMENT)?).map_err(|e| Problem::Content(format!("manifest.json cannot be read: {e}")))?;
+    let images: Vec<DockerImage> = serde_json::from_slice(&blobs.read(digest, MAX_DOCUMENT)?)
+        .map_err(|e| Problem::Content(format!("manifest.json cannot be read: {e}")))?;
     let mut manifests = Vec::new();
     for image in images {
         let describe = |name: &str, media_type: &str| {
-            let digest = files.get(&clean(Path::new(name))).ok_or_else(|| Problem::Content(format!("manifest.json names {name:?}, which is not in the archive")))?;
-            Ok(Descriptor { media_type: media_type.into(), digest: digest.clone(), size: blobs.size(digest), platform: None, annotations: None })
+            let digest = files.get(&clean(Path::new(name))).ok_or_else(|| {
+                Problem::Content(format!(
+                    "manifest.json names {name:?}, which is not in the archive"
+                ))
+            })?;
+            Ok(Descriptor {
+                media_type: media_type.into(),
+                digest: digest.clone(),
+                size: blobs.size(digest),
+                platform: None,
+                annotations: None,
+            })
         };
         let document = Document {
             schema_version: 2,
             media_type: Some("application/vnd.docker.distribution.manifest.v2+json".into()),
-            config: Some(describe(&image.config, "application/vnd.docker.container.image.v1+json")?),
-            layers: image.layers.iter().map(|l| describe(l, "application/vnd.docker.image.rootfs.diff.tar")).collect::<Result<_, Problem>>()?,
+            config: Some(describe(
+                &image.config,
+                "application/vnd.docker.container.image.v1+json",
+            )?),
+            layers: image
+                .layers
+                .iter()
+                .map(|l| describe(l, "application/vnd.docker.image.rootfs.diff.tar"))
+                .collect::<Result<_, Problem>>()?,
             manifests: Vec::new(),
         };
         let bytes = serde_json::to_vec(&document).map_err(|e| Problem::Content(e.to_string()))?;
@@ -192,21 +269,33 @@ fn docker(store: &ImageStore, files: &BTreeMap<String, String>, digest: &str) ->
 fn oci(store: &ImageStore, digest: &str) -> Result<Manifests, Problem> {
     let blobs = &store.inner.blobs;
     let read = |digest: &str| -> Result<Document, Problem> {
-        serde_json::from_slice(&blobs.read(digest, MAX_DOCUMENT)?).map_err(|e| Problem::Content(format!("{digest} cannot be read: {e}")))
+        serde_json::from_slice(&blobs.read(digest, MAX_DOCUMENT)?)
+            .map_err(|e| Problem::Content(format!("{digest} cannot be read: {e}")))
     };
     let mut manifests = Vec::new();
     for descriptor in read(digest)?.manifests {
-        let annotation = |key| descriptor.annotations.as_ref().and_then(|a| a.get(key)).cloned();
-        let name = annotation("io.containerd.image.name").or_else(|| annotation("org.opencontainers.image.ref.name"));
+        let annotation = |key| {
+            descriptor
+                .annotations
+                .as_ref()
+                .and_then(|a| a.get(key))
+                .cloned()
+        };
+        let name = annotation("io.containerd.image.name")
+            .or_else(|| annotation("org.opencontainers.image.ref.name"));
         let mut digest = descriptor.digest.clone();
         let mut document = read(&digest)?;
         if document.config.is_none() {
-            let Some(inner) = document.for_this_machine() else { continue };
+            let Some(inner) = document.for_this_machine() else {
+                continue;
+            };
             digest = inner.digest.clone();
             document = read(&digest)?;
         }
         if document.config.is_none() {
-            return Err(Problem::Content(format!("{digest} is not an image manifest")));
+            return Err(Problem::Content(format!(
+                "{digest} is not an image manifest"
+            )));
         }
         manifests.push((digest, name.into_iter().collect()));
     }

@@ -14,7 +14,11 @@ use crate::reference::is_digest;
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     #[error("{operation} {path}: {source}")]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("{0:?} is not a sha256 digest")]
     NotADigest(String),
     #[error("content is {actual}, not {expected} as announced: refused")]
@@ -33,9 +37,16 @@ pub(crate) struct Blobs {
 
 impl Blobs {
     pub fn open(root: &Path) -> Result<Self, BlobError> {
-        let blobs = Self { root: root.join("blobs/sha256"), ingest: root.join("ingest") };
+        let blobs = Self {
+            root: root.join("blobs/sha256"),
+            ingest: root.join("ingest"),
+        };
         for directory in [&blobs.root, &blobs.ingest] {
-            std::fs::create_dir_all(directory).map_err(|source| BlobError::Io { operation: "create", path: directory.clone(), source })?;
+            std::fs::create_dir_all(directory).map_err(|source| BlobError::Io {
+                operation: "create",
+                path: directory.clone(),
+                source,
+            })?;
         }
         Ok(blobs)
     }
@@ -55,13 +66,23 @@ impl Blobs {
     pub fn read(&self, digest: &str, most: u64) -> Result<Vec<u8>, BlobError> {
         let path = self.path(digest)?;
         let mut bytes = Vec::new();
-        self.file(digest)?.take(most + 1).read_to_end(&mut bytes).map_err(|source| BlobError::Io { operation: "read", path, source })?;
+        self.file(digest)?
+            .take(most + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| BlobError::Io {
+                operation: "read",
+                path,
+                source,
+            })?;
         if bytes.len() as u64 > most {
             return Err(BlobError::TooLong(most));
         }
         let actual = digest_of(&bytes);
         if actual != digest {
-            return Err(BlobError::WrongDigest { expected: digest.to_owned(), actual });
+            return Err(BlobError::WrongDigest {
+                expected: digest.to_owned(),
+                actual,
+            });
         }
         Ok(bytes)
     }
@@ -70,33 +91,57 @@ impl Blobs {
         let path = self.path(digest)?;
         File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => BlobError::Missing(digest.to_owned()),
-            _ => BlobError::Io { operation: "open", path, source },
+            _ => BlobError::Io {
+                operation: "open",
+                path,
+                source,
+            },
         })
     }
 
     pub fn size(&self, digest: &str) -> u64 {
-        self.path(digest).ok().and_then(|path| path.metadata().ok()).map_or(0, |meta| meta.len())
+        self.path(digest)
+            .ok()
+            .and_then(|path| path.metadata().ok())
+            .map_or(0, |meta| meta.len())
     }
 
     pub fn put(&self, bytes: &[u8]) -> Result<String, BlobError> {
         let mut writer = self.writer(bytes.len() as u64)?;
-        writer.write_all(bytes).map_err(|source| self.failed(source))?;
+        writer
+            .write_all(bytes)
+            .map_err(|source| self.failed(source))?;
         writer.finish(None)
     }
 
     /// A writer that takes at most `most` bytes.
     pub fn writer(&self, most: u64) -> Result<BlobWriter, BlobError> {
         let file = NamedTempFile::new_in(&self.ingest).map_err(|source| self.failed(source))?;
-        Ok(BlobWriter { blobs: self.clone(), file, hash: Sha256::new(), left: most, most })
+        Ok(BlobWriter {
+            blobs: self.clone(),
+            file,
+            hash: Sha256::new(),
+            left: most,
+            most,
+        })
     }
 
     pub fn digests(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
-        entries.map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy())).collect()
+        let entries = std::fs::read_dir(&self.root)
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy()))
+            .collect()
     }
 
     fn failed(&self, source: io::Error) -> BlobError {
-        BlobError::Io { operation: "write in", path: self.ingest.clone(), source }
+        BlobError::Io {
+            operation: "write in",
+            path: self.ingest.clone(),
+            source,
+        }
     }
 }
 
@@ -115,13 +160,22 @@ impl BlobWriter {
         if let Some(expected) = expected
             && expected != actual
         {
-            return Err(BlobError::WrongDigest { expected: expected.to_owned(), actual });
+            return Err(BlobError::WrongDigest {
+                expected: expected.to_owned(),
+                actual,
+            });
         }
         let path = self.blobs.path(&actual)?;
         if !path.exists() {
-            let failed = |source| BlobError::Io { operation: "write", path: path.clone(), source };
+            let failed = |source| BlobError::Io {
+                operation: "write",
+                path: path.clone(),
+                source,
+            };
             self.file.as_file().sync_data().map_err(failed)?;
-            self.file.persist(&path).map_err(|error| failed(error.error))?;
+            self.file
+                .persist(&path)
+                .map_err(|error| failed(error.error))?;
         }
         Ok(actual)
     }
@@ -155,7 +209,10 @@ pub(crate) struct Hashing<R> {
 
 impl<R> Hashing<R> {
     pub fn new(inner: R) -> Self {
-        Self { inner, hash: Sha256::new() }
+        Self {
+            inner,
+            hash: Sha256::new(),
+        }
     }
 
     pub fn digest(self) -> String {

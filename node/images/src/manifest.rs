@@ -85,7 +85,9 @@ pub(crate) struct DockerImage {
 }
 
 /// Docker writes `null` where it means nothing.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -101,7 +103,15 @@ pub(crate) fn architecture() -> &'static str {
 impl Document {
     /// Of an index, the manifest for this machine.
     pub fn for_this_machine(&self) -> Option<&Descriptor> {
-        let fits = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture());
-        self.manifests.iter().find(fits).or_else(|| self.manifests.first().filter(|d| self.manifests.len() == 1 && d.platform.is_none()))
+        let fits = |d: &&Descriptor| {
+            d.platform
+                .as_ref()
+                .is_some_and(|p| p.os == "linux" && p.architecture == architecture())
+        };
+        self.manifests.iter().find(fits).or_else(|| {
+            self.manifests
+                .first()
+                .filter(|d| self.manifests.len() == 1 && d.platform.is_none())
+        })
     }
 }

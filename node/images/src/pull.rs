@@ -80,21 +80,42 @@ pub struct PullError {
 
 /// One cell per pull that is under way; whoever asks for the same image with the same logins waits on it.
 #[derive(Default)]
-pub(crate) struct Flights(Mutex<BTreeMap<Flight, Arc<OnceCell<Result<Image, PullError>>>>>);
+pub(crate) struct Flights(Mutex<BTreeMap<Flight, Arc<Outcome>>>);
 
 type Flight = (String, Vec<Credential>);
+type Outcome = OnceCell<Result<Image, PullError>>;
 
 impl ImageStore {
     /// Pulls `reference`, also if it is already here (a tag may have moved; blobs that are here are not fetched again).
-    pub async fn pull(&self, reference: &str, credentials: &[Credential]) -> Result<Image, PullError> {
-        let name = Reference::parse(reference).map_err(|error| PullError { reason: Reason::InvalidImageName, message: error.to_string() })?;
-        let mut logins: Vec<Credential> = credentials.iter().filter(|c| serves(&c.registry, &name.registry)).cloned().collect();
+    pub async fn pull(
+        &self,
+        reference: &str,
+        credentials: &[Credential],
+    ) -> Result<Image, PullError> {
+        let name = Reference::parse(reference).map_err(|error| PullError {
+            reason: Reason::InvalidImageName,
+            message: error.to_string(),
+        })?;
+        let mut logins: Vec<Credential> = credentials
+            .iter()
+            .filter(|c| serves(&c.registry, &name.registry))
+            .cloned()
+            .collect();
         logins.dedup();
         let flight = (name.to_string(), logins.clone());
-        let cell = lock(&self.inner.flights.0).entry(flight.clone()).or_default().clone();
-        let result = cell.get_or_init(|| self.pull_once(&name, &logins)).await.clone();
+        let cell = lock(&self.inner.flights.0)
+            .entry(flight.clone())
+            .or_default()
+            .clone();
+        let result = cell
+            .get_or_init(|| self.pull_once(&name, &logins))
+            .await
+            .clone();
         let mut flights = lock(&self.inner.flights.0);
-        if flights.get(&flight).is_some_and(|current| Arc::ptr_eq(current, &cell)) {
+        if flights
+            .get(&flight)
+            .is_some_and(|current| Arc::ptr_eq(current, &cell))
+        {
             flights.remove(&flight);
         }
         result
@@ -104,8 +125,18 @@ impl ImageStore {
         let mut failures = Vec::new();
         for endpoint in self.inner.registries.endpoints(&name.registry) {
             // Without a secret anonymously, or with the machine's own login; a secret is tried first.
-            let mut auths: Vec<RegistryAuth> = logins.iter().map(|c| RegistryAuth::Basic(c.username.clone(), c.password.clone())).collect();
-            auths.push(endpoint.login.clone().map_or(RegistryAuth::Anonymous, |(user, password)| RegistryAuth::Basic(user, password)));
+            let mut auths: Vec<RegistryAuth> = logins
+                .iter()
+                .map(|c| RegistryAuth::Basic(c.username.clone(), c.password.clone()))
+                .collect();
+            auths.push(
+                endpoint
+                    .login
+                    .clone()
+                    .map_or(RegistryAuth::Anonymous, |(user, password)| {
+                        RegistryAuth::Basic(user, password)
+                    }),
+            );
             for auth in auths {
                 match self.pull_from(&endpoint, name, &auth).await {
                     Ok(image) => return Ok(image),
@@ -117,19 +148,44 @@ impl ImageStore {
             }
         }
         failures.dedup();
-        let message = format!("failed to pull and unpack image \"{name}\": {}", failures.join("; "));
-        Err(PullError { reason: Reason::ErrImagePull, message })
+        let message = format!(
+            "failed to pull and unpack image \"{name}\": {}",
+            failures.join("; ")
+        );
+        Err(PullError {
+            reason: Reason::ErrImagePull,
+            message,
+        })
     }
 
-    async fn pull_from(&self, endpoint: &Endpoint, name: &Reference, auth: &RegistryAuth) -> Result<Image, String> {
+    async fn pull_from(
+        &self,
+        endpoint: &Endpoint,
+        name: &Reference,
+        auth: &RegistryAuth,
+    ) -> Result<Image, String> {
         let client = client(endpoint)?;
         let remote = |tag: Option<&String>, digest: Option<&String>| match (digest, tag) {
-            (Some(digest), _) => oci_client::Reference::with_digest(endpoint.host.clone(), name.repository.clone(), digest.clone()),
-            (None, tag) => oci_client::Reference::with_tag(endpoint.host.clone(), name.repository.clone(), tag.cloned().unwrap_or_else(|| "latest".into())),
+            (Some(digest), _) => oci_client::Reference::with_digest(
+                endpoint.host.clone(),
+                name.repository.clone(),
+                digest.clone(),
+            ),
+            (None, tag) => oci_client::Reference::with_tag(
+                endpoint.host.clone(),
+                name.repository.clone(),
+                tag.cloned().unwrap_or_else(|| "latest".into()),
+            ),
         };
         let fetch = async |reference: oci_client::Reference| -> Result<(String, Document), String> {
-            let pulled = tokio::time::timeout(MANIFEST, client.pull_manifest_raw(&reference, auth, ACCEPTED)).await;
-            let (bytes, _) = pulled.map_err(|_| "the registry did not answer in time".to_owned())?.map_err(|e| chain(&e))?;
+            let pulled = tokio::time::timeout(
+                MANIFEST,
+                client.pull_manifest_raw(&reference, auth, ACCEPTED),
+            )
+            .await;
+            let (bytes, _) = pulled
+                .map_err(|_| "the registry did not answer in time".to_owned())?
+                .map_err(|e| chain(&e))?;
             if bytes.len() as u64 > MAX_DOCUMENT {
                 return Err("its manifest is too long".into());
             }
@@ -137,47 +193,88 @@ impl ImageStore {
             if let Some(expected) = reference.digest()
                 && expected != digest
             {
-                return Err(format!("manifest is {digest}, not {expected} as asked: refused"));
+                return Err(format!(
+                    "manifest is {digest}, not {expected} as asked: refused"
+                ));
             }
-            let document = serde_json::from_slice(&bytes).map_err(|e| format!("its manifest cannot be read: {e}"))?;
+            let document = serde_json::from_slice(&bytes)
+                .map_err(|e| format!("its manifest cannot be read: {e}"))?;
             let blobs = self.inner.blobs.clone();
-            tasks::blocking(move || blobs.put(&bytes)).await.map_err(|e| e.to_string())?;
+            tasks::blocking(move || blobs.put(&bytes))
+                .await
+                .map_err(|e| e.to_string())?;
             Ok((digest, document))
         };
 
         let store = self.clone();
-        let _using = tasks::blocking(move || store.inner.using()).await.map_err(|e| e.to_string())?;
+        let _using = tasks::blocking(move || store.inner.using())
+            .await
+            .map_err(|e| e.to_string())?;
         let reference = remote(name.tag.as_ref(), name.digest.as_ref());
         let (asked, mut document) = fetch(reference.clone()).await?;
         let mut manifest = asked.clone();
         if document.config.is_none() {
-            let inner = document.for_this_machine().ok_or("no match for platform in manifest: not found")?.digest.clone();
+            let inner = document
+                .for_this_machine()
+                .ok_or("no match for platform in manifest: not found")?
+                .digest
+                .clone();
             (manifest, document) = fetch(remote(None, Some(&inner))).await?;
         }
         let config = document.config.clone().ok_or("it is not an image")?;
-        let fetches = document.layers.iter().chain([&config]).map(|blob| self.fetch(&client, &reference, blob));
-        futures::stream::iter(fetches.collect::<Vec<_>>()).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
+        let fetches = document
+            .layers
+            .iter()
+            .chain([&config])
+            .map(|blob| self.fetch(&client, &reference, blob));
+        futures::stream::iter(fetches.collect::<Vec<_>>())
+            .buffer_unordered(PARALLEL)
+            .try_collect::<Vec<()>>()
+            .await?;
 
         let mut references = vec![name.at(&asked)];
         if name.digest.is_none() {
             references.insert(0, name.to_string());
         }
         let store = self.clone();
-        tasks::blocking(move || store.inner.add(&manifest, &references)).await.map_err(|e| e.to_string())
+        tasks::blocking(move || store.inner.add(&manifest, &references))
+            .await
+            .map_err(|e| e.to_string())
     }
 
-    async fn fetch(&self, client: &oci_client::Client, reference: &oci_client::Reference, blob: &Descriptor) -> Result<(), String> {
+    async fn fetch(
+        &self,
+        client: &oci_client::Client,
+        reference: &oci_client::Reference,
+        blob: &Descriptor,
+    ) -> Result<(), String> {
         if self.inner.blobs.contains(&blob.digest) {
             return Ok(());
         }
         if blob.size > MAX_LAYER {
             return Err(format!("layer {} is too large", blob.digest));
         }
-        let mut writer = Blocking(self.inner.blobs.writer(blob.size).map_err(|e| e.to_string())?);
-        let descriptor = OciDescriptor { media_type: blob.media_type.clone(), digest: blob.digest.clone(), size: blob.size as i64, ..OciDescriptor::default() };
-        client.pull_blob(reference, &descriptor, &mut writer).await.map_err(|e| format!("layer {}: {}", blob.digest, chain(&e)))?;
+        let mut writer = Blocking(
+            self.inner
+                .blobs
+                .writer(blob.size)
+                .map_err(|e| e.to_string())?,
+        );
+        let descriptor = OciDescriptor {
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.clone(),
+            size: blob.size as i64,
+            ..OciDescriptor::default()
+        };
+        client
+            .pull_blob(reference, &descriptor, &mut writer)
+            .await
+            .map_err(|e| format!("layer {}: {}", blob.digest, chain(&e)))?;
         let expected = blob.digest.clone();
-        tasks::blocking(move || writer.0.finish(Some(&expected))).await.map(drop).map_err(|e| e.to_string())
+        tasks::blocking(move || writer.0.finish(Some(&expected)))
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -185,7 +282,11 @@ fn client(endpoint: &Endpoint) -> Result<oci_client::Client, String> {
     // The program has installed one already; a test or a tool may not have.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = ClientConfig {
-        protocol: if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
+        protocol: if endpoint.plain_http {
+            ClientProtocol::Http
+        } else {
+            ClientProtocol::Https
+        },
         accept_invalid_certificates: endpoint.skip_verify,
         connect_timeout: Some(CONNECT),
         read_timeout: Some(STALL),
@@ -193,18 +294,33 @@ fn client(endpoint: &Endpoint) -> Result<oci_client::Client, String> {
         ..ClientConfig::default()
     };
     if let Some(path) = &endpoint.ca_file {
-        let data = std::fs::read(path).map_err(|e| format!("read the registry's CA file {}: {e}", path.display()))?;
-        config.extra_root_certificates = vec![Certificate { encoding: CertificateEncoding::Pem, data }];
+        let data = std::fs::read(path)
+            .map_err(|e| format!("read the registry's CA file {}: {e}", path.display()))?;
+        config.extra_root_certificates = vec![Certificate {
+            encoding: CertificateEncoding::Pem,
+            data,
+        }];
     }
     Ok(oci_client::Client::new(config))
 }
 
 /// Whether a secret for `host` is meant for `registry`; docker's files name Docker Hub by an old URL.
 fn serves(host: &str, registry: &str) -> bool {
-    let host = host.trim_start_matches("https://").trim_start_matches("http://");
+    let host = host
+        .trim_start_matches("https://")
+        .trim_start_matches("http://");
     let host = host.split('/').next().unwrap_or(host);
-    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { "docker.io" } else { host };
-    host == registry || host.strip_prefix("*.").is_some_and(|suffix| registry.split_once('.').is_some_and(|(_, rest)| rest == suffix))
+    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") {
+        "docker.io"
+    } else {
+        host
+    };
+    host == registry
+        || host.strip_prefix("*.").is_some_and(|suffix| {
+            registry
+                .split_once('.')
+                .is_some_and(|(_, rest)| rest == suffix)
+        })
 }
 
 /// An error with its causes: `error sending request` alone helps nobody.
@@ -225,7 +341,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct Blocking(BlobWriter);
 
 impl AsyncWrite for Blocking {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Poll::Ready(self.0.write(buffer))
     }
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {

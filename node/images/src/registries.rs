@@ -55,11 +55,23 @@ pub struct RegistryTls {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesError {
     #[error("read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{path} is not a valid registries file: {source}")]
-    Parse { path: PathBuf, source: serde_yaml_ng::Error },
-    #[error("{path}: mirror of {registry}: endpoint {endpoint:?} must begin with https:// or http:// and name a host")]
-    Endpoint { path: PathBuf, registry: String, endpoint: String },
+    Parse {
+        path: PathBuf,
+        source: serde_yaml_ng::Error,
+    },
+    #[error(
+        "{path}: mirror of {registry}: endpoint {endpoint:?} must begin with https:// or http:// and name a host"
+    )]
+    Endpoint {
+        path: PathBuf,
+        registry: String,
+        endpoint: String,
+    },
 }
 
 /// Where a pull is tried: a host, and how it is spoken to.
@@ -77,16 +89,31 @@ impl Registries {
     pub fn load(path: &Path) -> Result<Self, RegistriesError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(RegistriesError::Read { path: path.to_owned(), source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => {
+                return Err(RegistriesError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         };
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let registries: Self = serde_yaml_ng::from_str(&text).map_err(|source| RegistriesError::Parse { path: path.to_owned(), source })?;
+        let registries: Self =
+            serde_yaml_ng::from_str(&text).map_err(|source| RegistriesError::Parse {
+                path: path.to_owned(),
+                source,
+            })?;
         for (registry, mirror) in &registries.mirrors {
             if let Some(endpoint) = mirror.endpoint.iter().find(|url| split(url).is_none()) {
-                return Err(RegistriesError::Endpoint { path: path.to_owned(), registry: registry.clone(), endpoint: endpoint.clone() });
+                return Err(RegistriesError::Endpoint {
+                    path: path.to_owned(),
+                    registry: registry.clone(),
+                    endpoint: endpoint.clone(),
+                });
             }
         }
         Ok(registries)
@@ -95,9 +122,17 @@ impl Registries {
     /// The endpoints to try for `registry`, in order; the last one is the registry itself.
     pub(crate) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
         let mirror = self.mirrors.get(registry).or_else(|| self.mirrors.get("*"));
-        let mut endpoints: Vec<Endpoint> =
-            mirror.into_iter().flat_map(|m| &m.endpoint).filter_map(|url| split(url)).map(|(host, plain)| self.endpoint(&host, plain)).collect();
-        let own = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+        let mut endpoints: Vec<Endpoint> = mirror
+            .into_iter()
+            .flat_map(|m| &m.endpoint)
+            .filter_map(|url| split(url))
+            .map(|(host, plain)| self.endpoint(&host, plain))
+            .collect();
+        let own = if registry == "docker.io" {
+            "registry-1.docker.io"
+        } else {
+            registry
+        };
         if !endpoints.iter().any(|e| e.host == own) {
             let mut endpoint = self.endpoint(own, false);
             if let Some(config) = self.configs.get(registry).filter(|_| own != registry) {
@@ -122,7 +157,10 @@ impl Registries {
 }
 
 fn login(config: &RegistryConfig) -> Option<(String, String)> {
-    config.auth.as_ref().map(|auth| (auth.username.clone(), auth.password.clone()))
+    config
+        .auth
+        .as_ref()
+        .map(|auth| (auth.username.clone(), auth.password.clone()))
 }
 
 /// Host (with port) and whether it is plain HTTP. A path after the host (k3s writes `/v2`) is dropped.
@@ -146,11 +184,24 @@ mod tests {
         )
         .unwrap();
         let shown = |registry| {
-            registries.endpoints(registry).iter().map(|e| format!("{} {} {} {:?}", e.host, e.plain_http, e.skip_verify, e.login)).collect::<Vec<_>>()
+            registries
+                .endpoints(registry)
+                .iter()
+                .map(|e| {
+                    format!(
+                        "{} {} {} {:?}",
+                        e.host, e.plain_http, e.skip_verify, e.login
+                    )
+                })
+                .collect::<Vec<_>>()
         };
         assert_eq!(
             shown("docker.io"),
-            ["10.0.0.1:5000 true false None", "mirror false true Some((\"u\", \"p\"))", "registry-1.docker.io false false None"]
+            [
+                "10.0.0.1:5000 true false None",
+                "mirror false true Some((\"u\", \"p\"))",
+                "registry-1.docker.io false false None"
+            ]
         );
         assert_eq!(shown("quay.io"), ["quay.io false false None"]);
     }

@@ -25,15 +25,27 @@ use crate::registries::Registries;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{operation} {path}: {source}")]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("unpack layer {digest}: {source}")]
     Layer { digest: String, source: LayerError },
     #[error("layer {digest} unpacks to {actual}, but its image says {expected}: refused")]
-    WrongDiff { digest: String, expected: String, actual: String },
+    WrongDiff {
+        digest: String,
+        expected: String,
+        actual: String,
+    },
     #[error("{what} {digest} cannot be read: {source}")]
-    Document { what: &'static str, digest: String, source: serde_json::Error },
+    Document {
+        what: &'static str,
+        digest: String,
+        source: serde_json::Error,
+    },
     #[error("image {digest} is malformed: {why}")]
     Malformed { digest: String, why: &'static str },
     #[error(transparent)]
@@ -74,9 +86,22 @@ impl ImageStore {
     pub fn open(root: &Path, registries: Registries) -> Result<Self, StoreError> {
         let blobs = Blobs::open(root)?;
         let layers = root.join("layers");
-        std::fs::create_dir_all(&layers).map_err(|source| StoreError::Io { operation: "create", path: layers, source })?;
-        let inner = Inner { root: root.to_owned(), blobs, registries, flights: Flights::default(), cache: Mutex::default(), unpacking: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        std::fs::create_dir_all(&layers).map_err(|source| StoreError::Io {
+            operation: "create",
+            path: layers,
+            source,
+        })?;
+        let inner = Inner {
+            root: root.to_owned(),
+            blobs,
+            registries,
+            flights: Flights::default(),
+            cache: Mutex::default(),
+            unpacking: Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The image under `reference` (a name, a name with digest, or an image's id), if it is complete on this machine.
@@ -117,14 +142,21 @@ impl ImageStore {
 
     /// Forgets one reference; an image without any is deleted by the next `gc`. Whether there was one.
     pub fn remove(&self, reference: &str) -> Result<bool, StoreError> {
-        let name = if is_digest(reference) { reference.to_owned() } else { Reference::parse(reference)?.to_string() };
+        let name = if is_digest(reference) {
+            reference.to_owned()
+        } else {
+            Reference::parse(reference)?.to_string()
+        };
         let mut removed = false;
         self.inner.change(|index| {
             let digest = index.references.remove(&name);
             removed = digest.is_some();
             // The digest reference that a pull left beside the tag goes with the last tag.
             if let Some(digest) = digest
-                && !index.references.iter().any(|(name, other)| *other == digest && !name.contains('@'))
+                && !index
+                    .references
+                    .iter()
+                    .any(|(name, other)| *other == digest && !name.contains('@'))
             {
                 index.references.retain(|_, other| *other != digest);
             }
@@ -135,12 +167,22 @@ impl ImageStore {
     /// Deletes blobs and layers that belong to no referenced image and none of the images `in_use` (ids). Bytes freed.
     pub fn gc(&self, in_use: &BTreeSet<String>) -> Result<u64, StoreError> {
         // Somebody is adding an image just now: next time.
-        let Some(_alone) = self.inner.lock("users.lock", FlockOperation::NonBlockingLockExclusive)? else { return Ok(0) };
+        let Some(_alone) = self
+            .inner
+            .lock("users.lock", FlockOperation::NonBlockingLockExclusive)?
+        else {
+            return Ok(0);
+        };
         let index = self.inner.index()?;
         let mut blobs = BTreeSet::new();
         let mut layers = BTreeSet::new();
         let mut manifests: BTreeSet<String> = index.references.values().cloned().collect();
-        let known: Vec<String> = lock(&self.inner.cache).images.iter().filter(|(_, image)| in_use.contains(&image.id)).map(|(digest, _)| digest.clone()).collect();
+        let known: Vec<String> = lock(&self.inner.cache)
+            .images
+            .iter()
+            .filter(|(_, image)| in_use.contains(&image.id))
+            .map(|(digest, _)| digest.clone())
+            .collect();
         manifests.extend(known);
         for digest in &manifests {
             let (document, config) = self.inner.documents(digest)?;
@@ -149,20 +191,34 @@ impl ImageStore {
             blobs.extend(document.layers.into_iter().map(|l| l.digest));
             layers.extend(config.rootfs.diff_ids);
         }
-        lock(&self.inner.cache).images.retain(|digest, _| manifests.contains(digest));
+        lock(&self.inner.cache)
+            .images
+            .retain(|digest, _| manifests.contains(digest));
         let mut freed = 0;
         for digest in self.inner.blobs.digests() {
             if !blobs.contains(&digest) {
                 freed += self.inner.blobs.size(&digest);
                 let path = self.inner.blobs.path(&digest)?;
-                std::fs::remove_file(&path).map_err(|source| StoreError::Io { operation: "remove", path, source })?;
+                std::fs::remove_file(&path).map_err(|source| StoreError::Io {
+                    operation: "remove",
+                    path,
+                    source,
+                })?;
             }
         }
-        for entry in std::fs::read_dir(self.inner.layers()).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(self.inner.layers())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = format!("sha256:{}", entry.file_name().to_string_lossy());
             if !layers.contains(&name) {
                 let path = entry.path();
-                std::fs::remove_dir_all(&path).map_err(|source| StoreError::Io { operation: "remove", path, source })?;
+                std::fs::remove_dir_all(&path).map_err(|source| StoreError::Io {
+                    operation: "remove",
+                    path,
+                    source,
+                })?;
             }
         }
         Ok(freed)
@@ -185,8 +241,17 @@ impl Inner {
 
     fn lock(&self, name: &str, operation: FlockOperation) -> Result<Option<File>, StoreError> {
         let path = self.root.join(name);
-        let failed = |source| StoreError::Io { operation: "lock", path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let failed = |source| StoreError::Io {
+            operation: "lock",
+            path: path.clone(),
+            source,
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
         match rustix::fs::flock(&file, operation) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -199,12 +264,27 @@ impl Inner {
         let stamp = match path.metadata() {
             Ok(meta) => meta.modified().ok().map(|at| (at, meta.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
-            Err(source) => return Err(StoreError::Io { operation: "read", path, source }),
+            Err(source) => {
+                return Err(StoreError::Io {
+                    operation: "read",
+                    path,
+                    source,
+                });
+            }
         };
         let mut cache = lock(&self.cache);
         if stamp.is_none() || cache.read_at != stamp {
-            let bytes = std::fs::read(&path).map_err(|source| StoreError::Io { operation: "read", path, source })?;
-            cache.index = serde_json::from_slice(&bytes).map_err(|source| StoreError::Document { what: "index", digest: "index.json".into(), source })?;
+            let bytes = std::fs::read(&path).map_err(|source| StoreError::Io {
+                operation: "read",
+                path,
+                source,
+            })?;
+            cache.index =
+                serde_json::from_slice(&bytes).map_err(|source| StoreError::Document {
+                    what: "index",
+                    digest: "index.json".into(),
+                    source,
+                })?;
             cache.read_at = stamp;
             cache.images.clear();
         }
@@ -220,7 +300,11 @@ impl Inner {
             return Ok(());
         }
         let path = self.root.join("index.json");
-        let failed = |source| StoreError::Io { operation: "write", path: path.clone(), source };
+        let failed = |source| StoreError::Io {
+            operation: "write",
+            path: path.clone(),
+            source,
+        };
         let mut file = tempfile::NamedTempFile::new_in(&self.root).map_err(failed)?;
         serde_json::to_writer_pretty(&mut file, &index).map_err(|error| failed(error.into()))?;
         file.as_file().sync_data().map_err(failed)?;
@@ -232,13 +316,31 @@ impl Inner {
 
     fn documents(&self, digest: &str) -> Result<(Document, Config), StoreError> {
         let document: Document = serde_json::from_slice(&self.blobs.read(digest, MAX_DOCUMENT)?)
-            .map_err(|source| StoreError::Document { what: "manifest", digest: digest.to_owned(), source })?;
-        let malformed = |why| StoreError::Malformed { digest: digest.to_owned(), why };
-        let config = document.config.as_ref().ok_or_else(|| malformed("its manifest names no configuration"))?;
-        let config: Config = serde_json::from_slice(&self.blobs.read(&config.digest, MAX_DOCUMENT)?)
-            .map_err(|source| StoreError::Document { what: "configuration", digest: config.digest.clone(), source })?;
+            .map_err(|source| StoreError::Document {
+                what: "manifest",
+                digest: digest.to_owned(),
+                source,
+            })?;
+        let malformed = |why| StoreError::Malformed {
+            digest: digest.to_owned(),
+            why,
+        };
+        let config = document
+            .config
+            .as_ref()
+            .ok_or_else(|| malformed("its manifest names no configuration"))?;
+        let config: Config = serde_json::from_slice(
+            &self.blobs.read(&config.digest, MAX_DOCUMENT)?,
+        )
+        .map_err(|source| StoreError::Document {
+            what: "configuration",
+            digest: config.digest.clone(),
+            source,
+        })?;
         if config.rootfs.diff_ids.len() != document.layers.len() {
-            return Err(malformed("its configuration and its manifest differ in the number of layers"));
+            return Err(malformed(
+                "its configuration and its manifest differ in the number of layers",
+            ));
         }
         if !config.architecture.is_empty() && config.architecture != manifest::architecture() {
             return Err(malformed("it is made for another architecture"));
@@ -259,8 +361,19 @@ impl Inner {
                 layers.push(path);
             }
         }
-        let references = self.index()?.references.into_iter().filter(|(_, other)| other == digest).map(|(name, _)| name).collect();
-        let size = document.layers.iter().map(|l| self.blobs.size(&l.digest)).sum::<u64>() + self.blobs.size(digest);
+        let references = self
+            .index()?
+            .references
+            .into_iter()
+            .filter(|(_, other)| other == digest)
+            .map(|(name, _)| name)
+            .collect();
+        let size = document
+            .layers
+            .iter()
+            .map(|l| self.blobs.size(&l.digest))
+            .sum::<u64>()
+            + self.blobs.size(digest);
         let defaults = config.config;
         let image = Image {
             id: document.config.map(|c| c.digest).unwrap_or_default(),
@@ -276,7 +389,9 @@ impl Inner {
             },
             layers,
         };
-        lock(&self.cache).images.insert(digest.to_owned(), image.clone());
+        lock(&self.cache)
+            .images
+            .insert(digest.to_owned(), image.clone());
         Ok(image)
     }
 
@@ -293,7 +408,13 @@ impl Inner {
         for (blob, diff) in document.layers.iter().zip(&config.rootfs.diff_ids) {
             self.unpack(&blob.digest, diff)?;
         }
-        self.change(|index| index.references.extend(references.iter().map(|name| (name.clone(), manifest.to_owned()))))?;
+        self.change(|index| {
+            index.references.extend(
+                references
+                    .iter()
+                    .map(|name| (name.clone(), manifest.to_owned())),
+            )
+        })?;
         self.index()?;
         self.image(manifest)
     }
@@ -304,15 +425,31 @@ impl Inner {
         if path.exists() {
             return Ok(());
         }
-        let failed = |source| StoreError::Io { operation: "unpack into", path: self.layers(), source };
-        let work = tempfile::Builder::new().prefix(".unpack-").tempdir_in(self.layers()).map_err(failed)?;
+        let failed = |source| StoreError::Io {
+            operation: "unpack into",
+            path: self.layers(),
+            source,
+        };
+        let work = tempfile::Builder::new()
+            .prefix(".unpack-")
+            .tempdir_in(self.layers())
+            .map_err(failed)?;
         let root = work.path().join("root");
         std::fs::create_dir(&root).map_err(failed)?;
         let mut tar = Hashing::new(decompressed(self.blobs.file(blob)?).map_err(failed)?);
-        layer::unpack(&mut tar, &root, Limits::of(self.blobs.size(blob))).map_err(|source| StoreError::Layer { digest: blob.to_owned(), source })?;
+        layer::unpack(&mut tar, &root, Limits::of(self.blobs.size(blob))).map_err(|source| {
+            StoreError::Layer {
+                digest: blob.to_owned(),
+                source,
+            }
+        })?;
         let actual = tar.digest();
         if actual != diff {
-            return Err(StoreError::WrongDiff { digest: blob.to_owned(), expected: diff.to_owned(), actual });
+            return Err(StoreError::WrongDiff {
+                digest: blob.to_owned(),
+                expected: diff.to_owned(),
+                actual,
+            });
         }
         // A layer that exists is complete, also after a power cut.
         rustix::fs::syncfs(File::open(&root).map_err(failed)?).map_err(|e| failed(e.into()))?;

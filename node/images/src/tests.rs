@@ -37,7 +37,10 @@ struct Case {
 
 fn case() -> Case {
     let dir = tempfile::tempdir().unwrap();
-    Case { store: ImageStore::open(&dir.path().join("store"), Registries::default()).unwrap(), dir }
+    Case {
+        store: ImageStore::open(&dir.path().join("store"), Registries::default()).unwrap(),
+        dir,
+    }
 }
 
 impl Case {
@@ -55,31 +58,71 @@ fn config(diff: &str) -> Vec<u8> {
 fn docker_archive(layer: &[u8], diff: &str) -> Vec<u8> {
     let config = config(diff);
     let manifest = r#"[{"Config":"c.json","RepoTags":["busybox:1.36"],"Layers":["l/layer.tar"]}]"#;
-    tar_of(&[("l/layer.tar", layer), ("c.json", &config), ("manifest.json", manifest.as_bytes())])
+    tar_of(&[
+        ("l/layer.tar", layer),
+        ("c.json", &config),
+        ("manifest.json", manifest.as_bytes()),
+    ])
 }
 
 #[tokio::test]
 async fn docker_archives_and_layouts_are_imported() {
     let case = case();
     let layer = tar_of(&[("bin/sh", b"#!"), ("etc/passwd", b"root")]);
-    let image = &case.store.import(&case.file("a.tar.gz", &gzip(&docker_archive(&layer, &sha(&layer))))).await.unwrap()[0];
+    let image = &case
+        .store
+        .import(&case.file("a.tar.gz", &gzip(&docker_archive(&layer, &sha(&layer)))))
+        .await
+        .unwrap()[0];
     assert_eq!(image.references, ["docker.io/library/busybox:1.36"]);
     assert_eq!(image.config.cmd, ["sh"]);
     assert_eq!(image.config.stop_signal.as_deref(), Some("SIGQUIT"));
-    assert_eq!(std::fs::read(image.layers[0].join("bin/sh")).unwrap(), b"#!");
-    assert_eq!(case.store.get("busybox:1.36").unwrap().as_ref(), Some(image));
+    assert_eq!(
+        std::fs::read(image.layers[0].join("bin/sh")).unwrap(),
+        b"#!"
+    );
+    assert_eq!(
+        case.store.get("busybox:1.36").unwrap().as_ref(),
+        Some(image)
+    );
     assert_eq!(case.store.get(&image.id).unwrap().as_ref(), Some(image));
     assert_eq!(case.store.get("busybox:1.37").unwrap(), None);
 
     // The same content as an OCI layout with a compressed layer, under another name: the layer is shared.
     let zipped = gzip(&layer);
     let config = config(&sha(&layer));
-    let describe = |bytes: &[u8], more: &str| format!(r#"{{"mediaType":"x","digest":"sha256:{}","size":{}{more}}}"#, sha(bytes), bytes.len());
-    let manifest = format!(r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#, describe(&config, ""), describe(&zipped, "")).into_bytes();
-    let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, describe(&manifest, r#","annotations":{"org.opencontainers.image.ref.name":"other:2"}"#));
+    let describe = |bytes: &[u8], more: &str| {
+        format!(
+            r#"{{"mediaType":"x","digest":"sha256:{}","size":{}{more}}}"#,
+            sha(bytes),
+            bytes.len()
+        )
+    };
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+        describe(&config, ""),
+        describe(&zipped, "")
+    )
+    .into_bytes();
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+        describe(
+            &manifest,
+            r#","annotations":{"org.opencontainers.image.ref.name":"other:2"}"#
+        )
+    );
     let blob = |bytes: &[u8]| format!("blobs/sha256/{}", sha(bytes));
-    let layout = tar_of(&[("index.json", index.as_bytes()), (&blob(&manifest), &manifest), (&blob(&config), &config), (&blob(&zipped), &zipped)]);
-    let other = &case.store.import(&case.file("b.tar", &layout)).await.unwrap()[0];
+    let layout = tar_of(&[
+        ("index.json", index.as_bytes()),
+        (&blob(&manifest), &manifest),
+        (&blob(&config), &config),
+        (&blob(&zipped), &zipped),
+    ]);
+    let other = &case
+        .store
+        .import(&case.file("b.tar", &layout))
+        .await
+        .unwrap()[0];
     assert_eq!(other.layers, image.layers);
 
     // A second process sees it; a collection takes only what nobody names.
@@ -88,7 +131,11 @@ async fn docker_archives_and_layouts_are_imported() {
     assert!(case.store.remove("busybox:1.36").unwrap());
     assert!(again.get("busybox:1.36").unwrap().is_none());
     case.store.gc(&BTreeSet::new()).unwrap();
-    assert!(again.get("other:2").unwrap().unwrap().layers[0].join("bin/sh").exists());
+    assert!(
+        again.get("other:2").unwrap().unwrap().layers[0]
+            .join("bin/sh")
+            .exists()
+    );
     assert!(case.store.remove("other:2").unwrap());
     case.store.gc(&BTreeSet::new()).unwrap();
     assert!(!image.layers[0].exists());
@@ -99,18 +146,58 @@ async fn what_lies_is_refused() {
     let case = case();
     let layer = tar_of(&[("bin/sh", b"#!")]);
     for (name, bytes, says) in [
-        ("diff.tar", docker_archive(&layer, &"0".repeat(64)), "refused"),
-        ("bomb.tar", docker_archive(&gzip(&tar_of(&[("zeros", &vec![0; 300 << 20])])), &sha(&layer)), "bomb"),
+        (
+            "diff.tar",
+            docker_archive(&layer, &"0".repeat(64)),
+            "refused",
+        ),
+        (
+            "bomb.tar",
+            docker_archive(
+                &gzip(&tar_of(&[("zeros", &vec![0; 300 << 20])])),
+                &sha(&layer),
+            ),
+            "bomb",
+        ),
         ("empty.tar", tar_of(&[("x", b"")]), "neither"),
-        ("garbage.tar", b"not a tar at all, but long enough to be looked at as if it were one".repeat(20), "import"),
-        ("digest.tar", tar_of(&[("index.json", format!(r#"{{"manifests":[{{"digest":"sha256:{}","size":1}}]}}"#, "a".repeat(64)).as_bytes())]), "no blob"),
-        ("traversal.tar", tar_of(&[("index.json", br#"{"manifests":[{"digest":"sha256:../../../../etc/passwd","size":1}]}"#)]), "not a sha256 digest"),
+        (
+            "garbage.tar",
+            b"not a tar at all, but long enough to be looked at as if it were one".repeat(20),
+            "import",
+        ),
+        (
+            "digest.tar",
+            tar_of(&[(
+                "index.json",
+                format!(
+                    r#"{{"manifests":[{{"digest":"sha256:{}","size":1}}]}}"#,
+                    "a".repeat(64)
+                )
+                .as_bytes(),
+            )]),
+            "no blob",
+        ),
+        (
+            "traversal.tar",
+            tar_of(&[(
+                "index.json",
+                br#"{"manifests":[{"digest":"sha256:../../../../etc/passwd","size":1}]}"#,
+            )]),
+            "not a sha256 digest",
+        ),
     ] {
-        let error = case.store.import(&case.file(name, &bytes)).await.unwrap_err().to_string();
+        let error = case
+            .store
+            .import(&case.file(name, &bytes))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(says), "{name}: {error}");
     }
     assert!(case.store.list().unwrap().is_empty());
-    let left: Vec<_> = std::fs::read_dir(case.dir.path().join("store/layers")).unwrap().collect();
+    let left: Vec<_> = std::fs::read_dir(case.dir.path().join("store/layers"))
+        .unwrap()
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -123,9 +210,21 @@ async fn a_directory_is_imported_once() {
     std::fs::write(images.join("b.tar"), docker_archive(&layer, &sha(&layer))).unwrap();
     std::fs::write(images.join("a.tar"), b"broken").unwrap();
     let first = case.store.import_directory(&images).await;
-    assert_eq!(first.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true]);
-    assert_eq!(case.store.import_directory(&images).await.len(), 1, "only the broken one is tried again");
-    assert!(case.store.import_directory(Path::new("/does/not/exist")).await.is_empty());
+    assert_eq!(
+        first.iter().map(Result::is_ok).collect::<Vec<_>>(),
+        [false, true]
+    );
+    assert_eq!(
+        case.store.import_directory(&images).await.len(),
+        1,
+        "only the broken one is tried again"
+    );
+    assert!(
+        case.store
+            .import_directory(Path::new("/does/not/exist"))
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -133,6 +232,20 @@ async fn a_registry_that_refuses_fails_at_once() {
     let case = case();
     let error = case.store.pull("127.0.0.1:1/x:1", &[]).await.unwrap_err();
     assert_eq!(error.reason.as_str(), "ErrImagePull");
-    assert!(error.message.contains("failed to pull and unpack image \"127.0.0.1:1/x:1\""), "{}", error.message);
-    assert_eq!(case.store.pull("No Such", &[]).await.unwrap_err().reason.as_str(), "InvalidImageName");
+    assert!(
+        error
+            .message
+            .contains("failed to pull and unpack image \"127.0.0.1:1/x:1\""),
+        "{}",
+        error.message
+    );
+    assert_eq!(
+        case.store
+            .pull("No Such", &[])
+            .await
+            .unwrap_err()
+            .reason
+            .as_str(),
+        "InvalidImageName"
+    );
 }

@@ -33,10 +33,18 @@ pub fn field(pod: &Pod, path: &str, facts: &Facts) -> Result<String, String> {
             "metadata.annotations" => &meta.annotations,
             _ => return Err(format!("fieldPath {path:?} does not support subscript")),
         };
-        return Ok(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default());
+        return Ok(map
+            .as_ref()
+            .and_then(|m| m.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     let lines = |map: &Option<std::collections::BTreeMap<String, String>>| {
-        map.iter().flatten().map(|(k, v)| format!("{k}={}", quoted(v))).collect::<Vec<_>>().join("\n")
+        map.iter()
+            .flatten()
+            .map(|(k, v)| format!("{k}={}", quoted(v)))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     Ok(match path {
         "metadata.name" => meta.name.clone().unwrap_or_default(),
@@ -45,7 +53,9 @@ pub fn field(pod: &Pod, path: &str, facts: &Facts) -> Result<String, String> {
         "metadata.labels" => lines(&meta.labels),
         "metadata.annotations" => lines(&meta.annotations),
         "spec.nodeName" => facts.node.clone(),
-        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec
+            .and_then(|s| s.service_account_name.clone())
+            .unwrap_or_default(),
         "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
         "status.hostIPs" => facts.host_ips.join(","),
         "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
@@ -63,33 +73,82 @@ fn quoted(value: &str) -> String {
 ///
 /// # Errors
 /// A sentence, when there is no such container or resource.
-pub fn resource(pod: &Pod, own: Option<&str>, asked: &ResourceFieldSelector, facts: &Facts) -> Result<String, String> {
-    let name = asked.container_name.as_deref().filter(|n| !n.is_empty()).or(own).unwrap_or_default();
+pub fn resource(
+    pod: &Pod,
+    own: Option<&str>,
+    asked: &ResourceFieldSelector,
+    facts: &Facts,
+) -> Result<String, String> {
+    let name = asked
+        .container_name
+        .as_deref()
+        .filter(|n| !n.is_empty())
+        .or(own)
+        .unwrap_or_default();
     let spec = pod.spec.as_ref();
-    let all = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    let container = all.into_iter().find(|c| c.name == name).ok_or(format!("container {name} not found"))?;
-    let (kind, resource) = asked.resource.split_once('.').ok_or(format!("unsupported container resource : {}", asked.resource))?;
+    let all = spec.iter().flat_map(|s| {
+        s.containers
+            .iter()
+            .chain(s.init_containers.iter().flatten())
+    });
+    let container = all
+        .into_iter()
+        .find(|c| c.name == name)
+        .ok_or(format!("container {name} not found"))?;
+    let (kind, resource) = asked.resource.split_once('.').ok_or(format!(
+        "unsupported container resource : {}",
+        asked.resource
+    ))?;
     let divisor = match asked.divisor.as_ref().map(|d| d.0.as_str()) {
         None | Some("" | "0") => "1",
         Some(other) => other,
     };
     let divisor = Quantity::parse(divisor).map_err(|e| e.to_string())?;
     let found = amount(container, kind, resource);
-    let limit = |fallback: i64| found.as_ref().map_or(fallback, |q| if resource == "cpu" { q.milli() } else { q.value() });
-    let up = |value: i64, by: i64| if by <= 0 { value } else { (value + by - 1) / by };
+    let limit = |fallback: i64| {
+        found.as_ref().map_or(fallback, |q| {
+            if resource == "cpu" {
+                q.milli()
+            } else {
+                q.value()
+            }
+        })
+    };
+    let up = |value: i64, by: i64| {
+        if by <= 0 {
+            value
+        } else {
+            (value + by - 1) / by
+        }
+    };
     match (kind, resource) {
-        ("limits", "cpu") => Ok(up(limit(facts.allocatable_cpu_milli), divisor.milli()).to_string()),
+        ("limits", "cpu") => {
+            Ok(up(limit(facts.allocatable_cpu_milli), divisor.milli()).to_string())
+        }
         ("requests", "cpu") => Ok(up(limit(0), divisor.milli()).to_string()),
-        ("limits", "memory") => Ok(up(limit(facts.allocatable_memory), divisor.value()).to_string()),
-        ("requests" | "limits", "memory" | "ephemeral-storage") => Ok(up(limit(0), divisor.value()).to_string()),
-        ("requests" | "limits", r) if r.starts_with("hugepages-") => Ok(up(limit(0), divisor.value()).to_string()),
-        _ => Err(format!("unsupported container resource : {}", asked.resource)),
+        ("limits", "memory") => {
+            Ok(up(limit(facts.allocatable_memory), divisor.value()).to_string())
+        }
+        ("requests" | "limits", "memory" | "ephemeral-storage") => {
+            Ok(up(limit(0), divisor.value()).to_string())
+        }
+        ("requests" | "limits", r) if r.starts_with("hugepages-") => {
+            Ok(up(limit(0), divisor.value()).to_string())
+        }
+        _ => Err(format!(
+            "unsupported container resource : {}",
+            asked.resource
+        )),
     }
 }
 
 fn amount(container: &Container, kind: &str, resource: &str) -> Option<Quantity> {
     let resources = container.resources.as_ref()?;
-    let map = if kind == "limits" { &resources.limits } else { &resources.requests };
+    let map = if kind == "limits" {
+        &resources.limits
+    } else {
+        &resources.requests
+    };
     Quantity::parse(&map.as_ref()?.get(resource)?.0).ok()
 }
 
@@ -139,8 +198,13 @@ mod tests {
             ("bare", "limits.memory", "1Mi", "1024"),
             ("bare", "requests.cpu", "", "0"),
         ] {
-            let asked = serde_json::from_value(json!({"resource": name, "divisor": divisor})).unwrap();
-            assert_eq!(resource(&pod(), Some(container), &asked, &facts).unwrap(), expected, "{container} {name} {divisor}");
+            let asked =
+                serde_json::from_value(json!({"resource": name, "divisor": divisor})).unwrap();
+            assert_eq!(
+                resource(&pod(), Some(container), &asked, &facts).unwrap(),
+                expected,
+                "{container} {name} {divisor}"
+            );
         }
     }
 }

@@ -64,12 +64,19 @@ pub enum Cause {
 impl Cause {
     /// Names the volume that it happened to.
     pub fn of(self, volume: &str) -> VolumeError {
-        VolumeError { volume: volume.to_owned(), cause: self }
+        VolumeError {
+            volume: volume.to_owned(),
+            cause: self,
+        }
     }
 }
 
 /// Names the operation and the path of an I/O error.
 pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Cause {
     let path = path.to_owned();
-    move |source| Cause::Io { doing, path, source }
+    move |source| Cause::Io {
+        doing,
+        path,
+        source,
+    }
 }

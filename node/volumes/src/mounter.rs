@@ -30,7 +30,14 @@ impl Mounter for KernelMounter {
         }
         let options = bytes.map(|b| format!("size={b}"));
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), target, Some("tmpfs"), flags, options.as_deref()).map_err(io::Error::from)
+        mount(
+            Some("tmpfs"),
+            target,
+            Some("tmpfs"),
+            flags,
+            options.as_deref(),
+        )
+        .map_err(io::Error::from)
     }
 
     fn bind(&mut self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
@@ -38,13 +45,24 @@ impl Mounter for KernelMounter {
             return Ok(());
         }
         let source = format!("/proc/self/fd/{}", source.as_raw_fd());
-        mount(Some(source.as_str()), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>).map_err(io::Error::from)
+        mount(
+            Some(source.as_str()),
+            target,
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .map_err(io::Error::from)
     }
 
     fn below(&mut self, top: &Path) -> io::Result<Vec<PathBuf>> {
         let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let mut found: Vec<PathBuf> =
-            table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|path| path.starts_with(top)).collect();
+        let mut found: Vec<PathBuf> = table
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(unescape)
+            .filter(|path| path.starts_with(top))
+            .collect();
         found.sort();
         found.reverse();
         Ok(found)
@@ -63,7 +81,10 @@ fn unescape(path: &str) -> PathBuf {
     let mut out = Vec::new();
     let mut rest = path.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let octal = rest.get(1..4).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
+        let octal = rest
+            .get(1..4)
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
         match (first, octal) {
             (b'\\', Some(byte)) => {
                 out.push(byte);
@@ -88,22 +109,32 @@ pub struct FakeMounter {
 impl Mounter for FakeMounter {
     fn tmpfs(&mut self, target: &Path, bytes: Option<u64>) -> io::Result<()> {
         std::fs::metadata(target)?;
-        self.mounts.entry(target.to_owned()).or_insert_with(|| match bytes {
-            Some(bytes) => format!("tmpfs size={bytes}"),
-            None => "tmpfs".into(),
-        });
+        self.mounts
+            .entry(target.to_owned())
+            .or_insert_with(|| match bytes {
+                Some(bytes) => format!("tmpfs size={bytes}"),
+                None => "tmpfs".into(),
+            });
         Ok(())
     }
 
     fn bind(&mut self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
         std::fs::metadata(target)?;
         let source = std::fs::read_link(format!("/proc/self/fd/{}", source.as_raw_fd()))?;
-        self.mounts.entry(target.to_owned()).or_insert_with(|| format!("bind {}", source.display()));
+        self.mounts
+            .entry(target.to_owned())
+            .or_insert_with(|| format!("bind {}", source.display()));
         Ok(())
     }
 
     fn below(&mut self, top: &Path) -> io::Result<Vec<PathBuf>> {
-        Ok(self.mounts.keys().rev().filter(|m| m.starts_with(top)).cloned().collect())
+        Ok(self
+            .mounts
+            .keys()
+            .rev()
+            .filter(|m| m.starts_with(top))
+            .cloned()
+            .collect())
     }
 
     fn unmount(&mut self, target: &Path) -> io::Result<()> {

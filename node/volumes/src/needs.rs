@@ -46,7 +46,11 @@ pub fn needs(pod: &Pod) -> Needs {
         if let Some(name) = volume.secret.as_ref().and_then(|s| s.secret_name.clone()) {
             needs.secrets.insert(name);
         }
-        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+        for source in volume
+            .projected
+            .iter()
+            .flat_map(|p| p.sources.iter().flatten())
+        {
             if let Some(source) = &source.config_map {
                 needs.config_maps.insert(source.name.clone());
             }
@@ -62,7 +66,9 @@ pub fn needs(pod: &Pod) -> Needs {
 }
 
 /// The token that a projection asks for.
-pub(crate) fn request(token: &k8s_openapi::api::core::v1::ServiceAccountTokenProjection) -> TokenRequest {
+pub(crate) fn request(
+    token: &k8s_openapi::api::core::v1::ServiceAccountTokenProjection,
+) -> TokenRequest {
     TokenRequest {
         audience: token.audience.clone().unwrap_or_default(),
         expiration_seconds: token.expiration_seconds.unwrap_or(3600),

@@ -33,7 +33,8 @@ pub fn setup(
     let group = fs_group(pod);
     volumes(pod)
         .map(|volume| {
-            let path = one(pod_dir, volume, pod, objects, facts, group, mounter).map_err(|c| c.of(&volume.name))?;
+            let path = one(pod_dir, volume, pod, objects, facts, group, mounter)
+                .map_err(|c| c.of(&volume.name))?;
             Ok((volume.name.clone(), path))
         })
         .collect()
@@ -44,11 +45,18 @@ pub fn setup(
 ///
 /// # Errors
 /// As `setup`; the volume stays as it was.
-pub fn refresh(pod_dir: &Path, pod: &Pod, objects: &Objects, facts: &Facts) -> Result<Vec<String>, VolumeError> {
+pub fn refresh(
+    pod_dir: &Path,
+    pod: &Pod,
+    objects: &Objects,
+    facts: &Facts,
+) -> Result<Vec<String>, VolumeError> {
     let mut changed = Vec::new();
     for volume in volumes(pod) {
         let dir = place(pod_dir, volume);
-        let Some(files) = files(volume, pod, objects, facts).filter(|_| dir.is_dir()) else { continue };
+        let Some(files) = files(volume, pod, objects, facts).filter(|_| dir.is_dir()) else {
+            continue;
+        };
         let written = files.and_then(|files| writer::write(&dir, &files, fs_group(pod)));
         if written.map_err(|c| c.of(&volume.name))? {
             changed.push(volume.name.clone());
@@ -74,7 +82,10 @@ fn place(pod_dir: &Path, volume: &Volume) -> PathBuf {
         v if v.projected.is_some() => "projected",
         _ => "empty-dir",
     };
-    pod_dir.join("volumes").join(format!("kubernetes.io~{kind}")).join(&volume.name)
+    pod_dir
+        .join("volumes")
+        .join(format!("kubernetes.io~{kind}"))
+        .join(&volume.name)
 }
 
 fn one(
@@ -101,28 +112,46 @@ fn one(
     create(&dir)?;
     // What is secret stays in memory.
     if volume.secret.is_some() || volume.projected.is_some() {
-        mounter.tmpfs(&dir, Some(16 << 20)).map_err(io("mount tmpfs on", &dir))?;
+        mounter
+            .tmpfs(&dir, Some(16 << 20))
+            .map_err(io("mount tmpfs on", &dir))?;
     }
     writer::write(&dir, &files, group)?;
     Ok(dir)
 }
 
 fn create(dir: &Path) -> Result<(), Cause> {
-    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(io("create", dir))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(io("create", dir))
 }
 
-fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>, mounter: &mut dyn Mounter) -> Result<(), Cause> {
+fn empty_dir(
+    dir: &Path,
+    source: &EmptyDirVolumeSource,
+    group: Option<u32>,
+    mounter: &mut dyn Mounter,
+) -> Result<(), Cause> {
     let fresh = !dir.exists();
     create(dir)?;
     if source.medium.as_deref() == Some("Memory") {
-        let limit = source.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(|q| q.value());
+        let limit = source
+            .size_limit
+            .as_ref()
+            .and_then(|q| Quantity::parse(&q.0).ok())
+            .map(|q| q.value());
         let bytes = limit.and_then(|b| u64::try_from(b).ok()).filter(|b| *b > 0);
-        mounter.tmpfs(dir, bytes).map_err(io("mount tmpfs on", dir))?;
+        mounter
+            .tmpfs(dir, bytes)
+            .map_err(io("mount tmpfs on", dir))?;
     }
     if fresh {
         // Anyone in the pod may write, as upstream has it; with a group, what is made inside belongs to it.
         let mode = if group.is_some() { 0o2777 } else { 0o777 };
-        fs::set_permissions(dir, Permissions::from_mode(mode)).map_err(io("set permissions of", dir))?;
+        fs::set_permissions(dir, Permissions::from_mode(mode))
+            .map_err(io("set permissions of", dir))?;
         if let Some(group) = group {
             chown(dir, None, Some(group)).map_err(io("set the group of", dir))?;
         }
@@ -157,27 +186,49 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pod_dir = dir.path().join("pod");
         let host = dir.path().join("host");
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [], "volumes": [
-            {"name": "scratch", "emptyDir": {}},
-            {"name": "fast", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-            {"name": "conf", "configMap": {"name": "cm"}},
-            {"name": "keys", "secret": {"secretName": "s"}},
-            {"name": "host", "hostPath": {"path": host}},
-        ]}}))
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [], "volumes": [
+                {"name": "scratch", "emptyDir": {}},
+                {"name": "fast", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+                {"name": "conf", "configMap": {"name": "cm"}},
+                {"name": "keys", "secret": {"secretName": "s"}},
+                {"name": "host", "hostPath": {"path": host}},
+            ]}}),
+        )
         .unwrap();
         let mut objects = Objects::default();
         let mut mounter = FakeMounter::default();
         let facts = Facts::default();
         let missing = setup(&pod_dir, &pod, &objects, &facts, &mut mounter).unwrap_err();
-        assert_eq!(missing.to_string(), "MountVolume.SetUp failed for volume \"conf\" : configmap \"cm\" not found");
-        let map = |value: &str| Arc::new(serde_json::from_value(json!({"data": {"a": value}})).unwrap());
+        assert_eq!(
+            missing.to_string(),
+            "MountVolume.SetUp failed for volume \"conf\" : configmap \"cm\" not found"
+        );
+        let map =
+            |value: &str| Arc::new(serde_json::from_value(json!({"data": {"a": value}})).unwrap());
         objects.config_maps.insert("cm".into(), map("1"));
-        objects.secrets.insert("s".into(), Arc::new(serde_json::from_value(json!({"data": {"k": "djE="}})).unwrap()));
+        objects.secrets.insert(
+            "s".into(),
+            Arc::new(serde_json::from_value(json!({"data": {"k": "djE="}})).unwrap()),
+        );
         let first = setup(&pod_dir, &pod, &objects, &facts, &mut mounter).unwrap();
-        assert_eq!(setup(&pod_dir, &pod, &objects, &facts, &mut mounter).unwrap(), first);
-        assert_eq!(first["conf"], pod_dir.join("volumes/kubernetes.io~configmap/conf"));
-        assert_eq!(mounter.mounts.values().cloned().collect::<Vec<_>>(), ["tmpfs size=1048576", "tmpfs size=16777216"]);
-        assert!(refresh(&pod_dir, &pod, &objects, &facts).unwrap().is_empty());
+        assert_eq!(
+            setup(&pod_dir, &pod, &objects, &facts, &mut mounter).unwrap(),
+            first
+        );
+        assert_eq!(
+            first["conf"],
+            pod_dir.join("volumes/kubernetes.io~configmap/conf")
+        );
+        assert_eq!(
+            mounter.mounts.values().cloned().collect::<Vec<_>>(),
+            ["tmpfs size=1048576", "tmpfs size=16777216"]
+        );
+        assert!(
+            refresh(&pod_dir, &pod, &objects, &facts)
+                .unwrap()
+                .is_empty()
+        );
         objects.config_maps.insert("cm".into(), map("2"));
         assert_eq!(refresh(&pod_dir, &pod, &objects, &facts).unwrap(), ["conf"]);
         assert_eq!(fs::read_to_string(first["conf"].join("a")).unwrap(), "2");

@@ -38,16 +38,33 @@ pub fn sub_path(
         other => other,
     }
     .map_err(failed("open subPath", &volume.join(&sub)))?;
-    let target = pod_dir.join("volume-subpaths").join(volume_name).join(container).join(index.to_string());
-    let is_dir = File::from(part.try_clone().map_err(failed("open", volume))?).metadata().map_err(failed("look at", volume))?.is_dir();
+    let target = pod_dir
+        .join("volume-subpaths")
+        .join(volume_name)
+        .join(container)
+        .join(index.to_string());
+    let is_dir = File::from(part.try_clone().map_err(failed("open", volume))?)
+        .metadata()
+        .map_err(failed("look at", volume))?
+        .is_dir();
     if !target.exists() {
-        let parent = if is_dir { target.as_path() } else { target.parent().unwrap_or(pod_dir) };
-        DirBuilder::new().recursive(true).mode(0o750).create(parent).map_err(failed("create", parent))?;
+        let parent = if is_dir {
+            target.as_path()
+        } else {
+            target.parent().unwrap_or(pod_dir)
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(parent)
+            .map_err(failed("create", parent))?;
         if !is_dir {
             fs::write(&target, "").map_err(failed("create", &target))?;
         }
     }
-    mounter.bind(part.as_fd(), &target).map_err(failed("bind", &target))?;
+    mounter
+        .bind(part.as_fd(), &target)
+        .map_err(failed("bind", &target))?;
     Ok(target)
 }
 
@@ -67,12 +84,24 @@ fn open_inside(volume: &Path, sub: &str) -> io::Result<OwnedFd> {
 fn make_inside(volume: &Path, sub: &str) -> io::Result<()> {
     let mut so_far = String::new();
     for part in sub.split('/') {
-        let parent = if so_far.is_empty() { File::open(volume)?.into() } else { open_inside(volume, &so_far)? };
-        match nix::sys::stat::mkdirat(Some(parent.as_raw_fd()), part, nix::sys::stat::Mode::from_bits_truncate(0o750)) {
+        let parent = if so_far.is_empty() {
+            File::open(volume)?.into()
+        } else {
+            open_inside(volume, &so_far)?
+        };
+        match nix::sys::stat::mkdirat(
+            Some(parent.as_raw_fd()),
+            part,
+            nix::sys::stat::Mode::from_bits_truncate(0o750),
+        ) {
             Ok(()) | Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
-        so_far = if so_far.is_empty() { part.to_owned() } else { format!("{so_far}/{part}") };
+        so_far = if so_far.is_empty() {
+            part.to_owned()
+        } else {
+            format!("{so_far}/{part}")
+        };
     }
     Ok(())
 }
@@ -106,7 +135,14 @@ mod tests {
         for bad in ["../x", "out/passwd", "absolute", "/etc"] {
             assert!(try_it(bad).is_err(), "{bad}");
         }
-        let bound: Vec<_> = mounter.mounts.values().map(|m| m.rsplit('/').next().unwrap().to_owned()).collect();
-        assert!(bound.contains(&"file".to_owned()) && bound.contains(&"deep".to_owned()), "{bound:?}");
+        let bound: Vec<_> = mounter
+            .mounts
+            .values()
+            .map(|m| m.rsplit('/').next().unwrap().to_owned())
+            .collect();
+        assert!(
+            bound.contains(&"file".to_owned()) && bound.contains(&"deep".to_owned()),
+            "{bound:?}"
+        );
     }
 }

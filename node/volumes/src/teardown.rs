@@ -15,7 +15,10 @@ pub fn teardown(pod_dir: &Path, mounter: &mut dyn Mounter) -> io::Result<()> {
         mounter.unmount(&mounted)?;
     }
     if let Some(left) = mounter.below(pod_dir)?.first() {
-        return Err(io::Error::other(format!("{} is still mounted", left.display())));
+        return Err(io::Error::other(format!(
+            "{} is still mounted",
+            left.display()
+        )));
     }
     match std::fs::remove_dir_all(pod_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

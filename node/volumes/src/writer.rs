@@ -22,9 +22,14 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> Result<boo
     {
         return Ok(false);
     }
-    let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
+    let stamp = jiff::Timestamp::now()
+        .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
+        .to_string();
     let fresh = dir.join(&stamp);
-    DirBuilder::new().mode(0o755).create(&fresh).map_err(failed("create", &fresh))?;
+    DirBuilder::new()
+        .mode(0o755)
+        .create(&fresh)
+        .map_err(failed("create", &fresh))?;
     for (path, file) in files {
         let target = fresh.join(path);
         write_file(&fresh, &target, file, group).map_err(failed("write", &target))?;
@@ -53,7 +58,9 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> Result<boo
         if name == DATA || name == stamp {
             continue;
         } else if name.starts_with("..") {
-            fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).map_err(failed("remove", &path))?;
+            fs::remove_dir_all(&path)
+                .or_else(|_| fs::remove_file(&path))
+                .map_err(failed("remove", &path))?;
         } else if !wanted.contains(name) {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
@@ -63,12 +70,23 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> Result<boo
 
 fn write_file(top: &Path, target: &Path, file: &File, group: Option<u32>) -> io::Result<()> {
     if let Some(parent) = target.parent().filter(|p| *p != top) {
-        DirBuilder::new().mode(0o755).recursive(true).create(parent)?;
+        DirBuilder::new()
+            .mode(0o755)
+            .recursive(true)
+            .create(parent)?;
     }
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(target)?;
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(file.mode)
+        .open(target)?;
     out.write_all(&file.content)?;
     // The mask of the process must not take bits away; a volume's group may read what its owner may.
-    let mode = if group.is_some() { file.mode | ((file.mode & 0o400) >> 3) } else { file.mode };
+    let mode = if group.is_some() {
+        file.mode | ((file.mode & 0o400) >> 3)
+    } else {
+        file.mode
+    };
     out.set_permissions(fs::Permissions::from_mode(mode))?;
     if let Some(group) = group {
         std::os::unix::fs::chown(target, None, Some(group))?;
@@ -87,7 +105,10 @@ fn same(dir: &Path, files: &Files) -> bool {
             }
         }
     }
-    found == files.len() && files.iter().all(|(path, file)| fs::read(dir.join(path)).is_ok_and(|now| now == file.content))
+    found == files.len()
+        && files
+            .iter()
+            .all(|(path, file)| fs::read(dir.join(path)).is_ok_and(|now| now == file.content))
 }
 
 #[cfg(test)]
@@ -95,14 +116,36 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Files {
-        list.iter().map(|(p, c)| ((*p).to_owned(), File { content: c.as_bytes().to_vec(), mode: 0o640 })).collect()
+        list.iter()
+            .map(|(p, c)| {
+                (
+                    (*p).to_owned(),
+                    File {
+                        content: c.as_bytes().to_vec(),
+                        mode: 0o640,
+                    },
+                )
+            })
+            .collect()
     }
 
     fn visible(dir: &Path) -> String {
-        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.retain(|n| !n.starts_with(".."));
         names.sort();
-        names.iter().map(|n| format!("{n}={}", fs::read_to_string(dir.join(n)).unwrap_or("dir".into()))).collect::<Vec<_>>().join(" ")
+        names
+            .iter()
+            .map(|n| {
+                format!(
+                    "{n}={}",
+                    fs::read_to_string(dir.join(n)).unwrap_or("dir".into())
+                )
+            })
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -112,8 +155,14 @@ mod tests {
         assert!(write(dir, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
         assert_eq!(visible(dir), "a=1 sub=dir");
         assert_eq!(fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
-        assert_eq!(fs::metadata(dir.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
-        assert!(!write(dir, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap(), "nothing changed");
+        assert_eq!(
+            fs::metadata(dir.join("a")).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        assert!(
+            !write(dir, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap(),
+            "nothing changed"
+        );
         let before = fs::read_link(dir.join(DATA)).unwrap();
         assert!(write(dir, &files(&[("a", "3"), ("c", "4")]), None).unwrap());
         assert_eq!(visible(dir), "a=3 c=4");

@@ -10,18 +10,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caravel_runtime::{Container as Found, ContainerState};
+use caravel_runtime::{Container as Found, ContainerExit, ContainerState};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::backoff;
-use super::observed::{ImageState, Observed, Probes, Ready, label};
+use super::observed::{ImageState, Observed, Probes, Stage, label};
 use super::order;
 use super::plan::{self, Step, plan};
 use super::probe::Verdict;
+use super::start;
 use super::status::{self, SHOW_PULL_ERROR, status};
 use super::steps;
 use crate::api::code;
@@ -50,7 +51,7 @@ enum Done {
     Sandbox(Result<steps::Made, String>),
     Volumes(Result<BTreeMap<String, PathBuf>, String>),
     Image(String, Result<(), steps::NoImage>),
-    Started(Box<steps::Start>, Result<steps::Running, steps::StartError>),
+    Started(Box<start::Start>, Result<start::Running, start::StartError>),
     Hooked(String, String, Result<(), String>),
     Stopped(String, Result<(), String>),
     CleanedUp,
@@ -78,6 +79,8 @@ pub(crate) struct Actor {
     verdicts: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     told: BTreeSet<String>,
     image_failures: BTreeMap<String, u32>,
+    /// Failures in a row of the sandbox and of the volumes.
+    setbacks: u32,
     /// Stop signals of the images, by container name.
     stop_signals: BTreeMap<String, String>,
     relabelled: bool,
@@ -89,26 +92,58 @@ impl Actor {
     /// `found` are the containers that the runtime already has of this pod; `sandboxed` whether it has its sandbox.
     pub fn new(world: Arc<World>, handed: &Handed, found: Vec<Found>, sandboxed: bool) -> Self {
         let pod = handed.pod.clone();
-        let mut seen = Observed { host_ip: Some(world.config.node_ip), gone: handed.gone, ..Observed::default() };
+        let mut seen = Observed {
+            host_ip: Some(world.config.node_ip),
+            gone: handed.gone,
+            ..Observed::default()
+        };
         let status = pod.status.as_ref();
         if sandboxed && !found.is_empty() {
-            seen.sandbox = Ready::Ready(());
-            seen.ip = status.and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
+            seen.sandbox = Stage::Ready(());
+            seen.ip = status
+                .and_then(|s| s.pod_ip.as_deref())
+                .and_then(|ip| ip.parse().ok());
             if seen.ip.is_none() {
-                seen.sandbox = Ready::Absent;
+                seen.sandbox = Stage::Absent;
             }
         }
         let mut stop_signals = BTreeMap::new();
         for container in found {
-            if let Some(signal) = container.labels().get(label::STOP_SIGNAL).filter(|s| !s.is_empty()) {
-                stop_signals.insert(container.labels().get(label::CONTAINER).cloned().unwrap_or_default(), signal.clone());
+            if let Some(signal) = container
+                .labels()
+                .get(label::STOP_SIGNAL)
+                .filter(|s| !s.is_empty())
+            {
+                stop_signals.insert(
+                    container
+                        .labels()
+                        .get(label::CONTAINER)
+                        .cloned()
+                        .unwrap_or_default(),
+                    signal.clone(),
+                );
             }
             let attempt = outcomes::adopt(&container);
             if let Some(attempt) = attempt {
-                let name = container.labels().get(label::CONTAINER).cloned().unwrap_or_default();
-                let known = status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
-                let known = known.into_iter().find(|s| s.container_id.as_deref() == Some(&format!("caravel://{}", attempt.id)));
-                let probes = Probes { hooked: true, started: known.and_then(|k| k.started).unwrap_or(false), ready: known.is_some_and(|k| k.ready) };
+                let name = container
+                    .labels()
+                    .get(label::CONTAINER)
+                    .cloned()
+                    .unwrap_or_default();
+                let known = status.into_iter().flat_map(|s| {
+                    s.container_statuses
+                        .iter()
+                        .flatten()
+                        .chain(s.init_container_statuses.iter().flatten())
+                });
+                let known = known.into_iter().find(|s| {
+                    s.container_id.as_deref() == Some(&format!("caravel://{}", attempt.id))
+                });
+                let probes = Probes {
+                    hooked: true,
+                    started: known.and_then(|k| k.started).unwrap_or(false),
+                    ready: known.is_some_and(|k| k.ready),
+                };
                 seen.probes.insert(attempt.id.clone(), probes);
                 seen.attempts.entry(name).or_default().push(attempt);
             }
@@ -134,6 +169,7 @@ impl Actor {
             verdicts: mpsc::channel(64),
             told: BTreeSet::new(),
             image_failures: BTreeMap::new(),
+            setbacks: 0,
             stop_signals,
             relabelled: false,
             refresh_at: Some(now + REFRESH),
@@ -145,6 +181,7 @@ impl Actor {
     pub async fn run(mut self, mut handed: watch::Receiver<Handed>) {
         let mut exits = self.world.runtime.exits();
         let shutdown = self.world.shutdown.clone();
+        let uid = self.uid().to_owned();
         self.adopt_probes();
         loop {
             self.look().await;
@@ -178,22 +215,22 @@ impl Actor {
                     }
                 }
                 Some(verdict) = self.verdicts.1.recv() => self.judged(&verdict),
-                hint = exits.recv() => self.hinted(hint),
+                () = own_exit(&mut exits, &uid) => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
         // Logs go with the pod, as upstream's do.
-        let logs = steps::log_directory(&self.world, &self.pod);
-        tasks::blocking(move || { let _ = std::fs::remove_dir_all(logs); }).await;
+        let logs = start::log_directory(&self.world, &self.pod);
+        tasks::blocking(move || {
+            let _ = std::fs::remove_dir_all(logs);
+        })
+        .await;
         self.world.pods.remove(self.uid());
     }
 
     fn uid(&self) -> &str {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
-
-    /// Nothing to do: looking again is all a hint asks for, and the loop does that.
-    fn hinted(&self, _: Result<caravel_runtime::ContainerExit, tokio::sync::broadcast::error::RecvError>) {}
 
     fn wake(&self, again: Option<Timestamp>, now: Timestamp) -> Instant {
         let base = Instant::now();
@@ -227,18 +264,43 @@ impl Actor {
                 };
                 if !state.is_running() {
                     attempt.seen = now;
-                    ended.push((name.clone(), attempt.id.clone(), attempt.restart, matches!(&state, ContainerState::Exited(e) if e.code == 0)));
+                    ended.push((
+                        name.clone(),
+                        attempt.id.clone(),
+                        attempt.restart,
+                        matches!(&state, ContainerState::Exited(e) if e.code == 0),
+                    ));
                 }
                 attempt.state = state;
             }
         }
+        // With a shared PID namespace its first process may have died too: the sandbox is looked after before anything starts in it.
+        let shared = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.share_process_namespace)
+            == Some(true);
+        if shared && !ended.is_empty() && self.seen.sandbox.is_ready() && !self.seen.cleaning {
+            self.seen.sandbox = Stage::Absent;
+        }
         for (name, id, restart, well) in ended {
             self.stop_probes(&id);
-            let file = steps::pod_directory(&self.world, &self.pod).join("containers").join(&name).join(format!("termination-{restart}"));
-            let log = steps::log_path(&self.world, &self.pod, &name, restart);
-            let falls_back = self.container(&name).is_some_and(|c| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
-            let message = steps::termination_message(&file, &log, falls_back && !well);
-            if let Some(attempt) = self.seen.attempts.get_mut(&name).and_then(|a| a.iter_mut().find(|a| a.id == id)) {
+            let file = steps::pod_directory(&self.world, &self.pod)
+                .join("containers")
+                .join(&name)
+                .join(format!("termination-{restart}"));
+            let log = start::log_path(&self.world, &self.pod, &name, restart);
+            let falls_back = self.container(&name).is_some_and(|c| {
+                c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
+            });
+            let message = start::termination_message(&file, &log, falls_back && !well);
+            if let Some(attempt) = self
+                .seen
+                .attempts
+                .get_mut(&name)
+                .and_then(|a| a.iter_mut().find(|a| a.id == id))
+            {
                 attempt.message = message;
             }
             // The next start says again whether the image is there.
@@ -248,26 +310,34 @@ impl Actor {
     }
 
     fn container(&self, name: &str) -> Option<&Container> {
-        order::containers(self.pod.spec.as_ref()?).map(|(c, _)| c).find(|c| c.name == name)
+        order::containers(self.pod.spec.as_ref()?)
+            .map(|(c, _)| c)
+            .find(|c| c.name == name)
     }
 
     /// Computes the status and sends it if it changed. When to look again for its sake.
     fn tell(&mut self, now: Timestamp) -> Option<Timestamp> {
         let new = status(&self.pod, &self.seen, self.last.as_ref(), now);
         let elapsed = self.token_at.elapsed();
-        let earned = u32::try_from(elapsed.as_millis() / WRITE_EVERY.as_millis()).unwrap_or(u32::MAX);
+        let earned =
+            u32::try_from(elapsed.as_millis() / WRITE_EVERY.as_millis()).unwrap_or(u32::MAX);
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(BURST);
             self.token_at = Instant::now();
         }
-        self.seen.written = self.written.as_ref().is_some_and(|written| outcomes::same(written, &new));
+        self.seen.written = self
+            .written
+            .as_ref()
+            .is_some_and(|written| outcomes::same(written, &new));
         if !self.seen.written && !self.writing && !self.seen.gone && self.tokens > 0 {
             self.tokens -= 1;
             self.writing = true;
-            let (world, pod, status) = (self.world.clone(), self.pod.clone(), Box::new(new.clone()));
+            let (world, pod, status) =
+                (self.world.clone(), self.pod.clone(), Box::new(new.clone()));
             tasks::step(&mut self.jobs, async move {
                 let result = outcomes::write(&world, &pod, &status).await;
-                if matches!(&result, Err(error) if code(error).is_none_or(|c| c >= 429)) {
+                // What was refused is not asked for again at once; a pod that is not there any more is another matter.
+                if matches!(&result, Err(error) if code(error) != Some(404)) {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Done::Wrote(status, result)
@@ -277,15 +347,42 @@ impl Actor {
         // A failed pull changes its name after a while.
         let mut next = None;
         for (container, state) in &self.seen.images {
-            let ImageState::Failed { again, failures, reason: "ErrImagePull", .. } = state else { continue };
-            let shown = again.saturating_sub(SignedDuration::from_secs(backoff::after_failures(*failures))).and_then(|at| at.saturating_add(SHOW_PULL_ERROR));
+            let ImageState::Failed {
+                again,
+                failures,
+                reason: "ErrImagePull",
+                ..
+            } = state
+            else {
+                continue;
+            };
+            let shown = again
+                .saturating_sub(SignedDuration::from_secs(backoff::after_failures(
+                    *failures,
+                )))
+                .and_then(|at| at.saturating_add(SHOW_PULL_ERROR));
             let Ok(shown) = shown else { continue };
             if shown > now {
                 next = Some(next.map_or(shown, |known: Timestamp| known.min(shown)));
             } else if self.told.insert(format!("pull {container} {failures}")) {
-                let image = self.container(container).map(plan::image).unwrap_or_default();
-                self.world.events.container(&self.pod, container, Kind::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
-                self.world.events.container(&self.pod, container, Kind::Warning, "Failed", "Error: ImagePullBackOff");
+                let image = self
+                    .container(container)
+                    .map(plan::image)
+                    .unwrap_or_default();
+                self.world.events.container(
+                    &self.pod,
+                    container,
+                    Kind::Normal,
+                    "BackOff",
+                    format!("Back-off pulling image \"{image}\""),
+                );
+                self.world.events.container(
+                    &self.pod,
+                    container,
+                    Kind::Warning,
+                    "Failed",
+                    "Error: ImagePullBackOff",
+                );
             }
         }
         next
@@ -294,7 +391,7 @@ impl Actor {
     fn publish(&self) {
         let mut pod = (*self.pod).clone();
         pod.status.clone_from(&self.last);
-        let log = |name: &str, restart: u32| steps::log_path(&self.world, &self.pod, name, restart);
+        let log = |name: &str, restart: u32| start::log_path(&self.world, &self.pod, name, restart);
         let mut containers = BTreeMap::new();
         for (name, attempts) in &self.seen.attempts {
             if let Some(attempt) = attempts.last() {
@@ -302,28 +399,47 @@ impl Actor {
                     id: (!self.seen.cleaned).then(|| attempt.id.clone()),
                     running: attempt.running(),
                     log: Some(log(name, attempt.restart)),
-                    previous_log: attempt.restart.checked_sub(1).map(|restart| log(name, restart)),
+                    previous_log: attempt
+                        .restart
+                        .checked_sub(1)
+                        .map(|restart| log(name, restart)),
                 };
                 containers.insert(name.clone(), view);
             }
         }
         // A pod that ended before this daemon began: its logs may still be there.
-        let statuses = self.last.iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+        let statuses = self.last.iter().flat_map(|s| {
+            s.container_statuses
+                .iter()
+                .flatten()
+                .chain(s.init_container_statuses.iter().flatten())
+        });
         for known in statuses.filter(|s| s.container_id.is_some()) {
             let restart = u32::try_from(known.restart_count).unwrap_or(0);
-            containers.entry(known.name.clone()).or_insert_with(|| ContainerView {
-                id: None,
-                running: false,
-                log: Some(log(&known.name, restart)),
-                previous_log: restart.checked_sub(1).map(|restart| log(&known.name, restart)),
-            });
+            containers
+                .entry(known.name.clone())
+                .or_insert_with(|| ContainerView {
+                    id: None,
+                    running: false,
+                    log: Some(log(&known.name, restart)),
+                    previous_log: restart
+                        .checked_sub(1)
+                        .map(|restart| log(&known.name, restart)),
+                });
         }
-        self.world.pods.put(PodView { uid: self.uid().to_owned(), pod: Arc::new(pod), netns: self.netns.clone(), ip: self.seen.ip, containers });
+        self.world.pods.put(PodView {
+            uid: self.uid().to_owned(),
+            pod: Arc::new(pod),
+            netns: self.netns.clone(),
+            ip: self.seen.ip,
+            containers,
+        });
     }
 
     fn handed(&mut self, new: Handed) {
         self.seen.gone |= new.gone;
-        let downward = self.pod.metadata.labels != new.pod.metadata.labels || self.pod.metadata.annotations != new.pod.metadata.annotations;
+        let downward = self.pod.metadata.labels != new.pod.metadata.labels
+            || self.pod.metadata.annotations != new.pod.metadata.annotations;
         if downward {
             self.relabelled = true;
             self.refresh_at = Some(Instant::now());
@@ -331,7 +447,8 @@ impl Actor {
         self.pod = new.pod;
         // A harsher delete brings the deadlines nearer.
         if self.pod.metadata.deletion_timestamp.is_some() {
-            let nearer = Instant::now() + Duration::from_secs(plan::grace(&self.pod).unsigned_abs());
+            let nearer =
+                Instant::now() + Duration::from_secs(plan::grace(&self.pod).unsigned_abs());
             for deadline in self.deadlines.values() {
                 deadline.send_if_modified(|at| std::mem::replace(at, nearer.min(*at)) > nearer);
             }
@@ -342,22 +459,41 @@ impl Actor {
         let (world, pod) = (self.world.clone(), self.pod.clone());
         match step {
             Step::CreateSandbox => {
-                self.seen.sandbox = Ready::Making;
-                tasks::step(&mut self.jobs, async move { Done::Sandbox(steps::sandbox(&world, &pod).await) });
+                self.seen.sandbox = Stage::Making;
+                tasks::step(&mut self.jobs, async move {
+                    Done::Sandbox(steps::sandbox(&world, &pod).await)
+                });
             }
             Step::SetUpVolumes => {
-                self.seen.volumes = Ready::Making;
-                tasks::step(&mut self.jobs, async move { Done::Volumes(steps::volumes(&world, &pod).await) });
+                self.seen.volumes = Stage::Making;
+                tasks::step(&mut self.jobs, async move {
+                    Done::Volumes(steps::volumes(&world, &pod).await)
+                });
             }
-            Step::GetImage { container, image, policy } => {
-                self.seen.images.insert(container.clone(), ImageState::Pulling);
+            Step::GetImage {
+                container,
+                image,
+                policy,
+            } => {
+                self.seen
+                    .images
+                    .insert(container.clone(), ImageState::Pulling);
                 tasks::step(&mut self.jobs, async move {
                     let result = steps::image(&world, &pod, &container, &image, policy).await;
                     Done::Image(container, result)
                 });
             }
-            Step::Start { container, restart, streak } => self.start(&container, restart, streak),
-            Step::Stop { container, id, grace, message } => self.stop(&container, id, grace, message),
+            Step::Start {
+                container,
+                restart,
+                streak,
+            } => self.start(&container, restart, streak),
+            Step::Stop {
+                container,
+                id,
+                grace,
+                message,
+            } => self.stop(&container, id, grace, message),
             Step::Remove { container, id } => {
                 if let Some(attempts) = self.seen.attempts.get_mut(&container) {
                     attempts.retain(|a| a.id != id);
@@ -372,12 +508,24 @@ impl Actor {
             }
             Step::BackingOff { container, message } => {
                 if self.told.insert(container.clone()) {
-                    self.world.events.container(&self.pod, &container, Kind::Warning, "BackOff", message);
+                    self.world.events.container(
+                        &self.pod,
+                        &container,
+                        Kind::Warning,
+                        "BackOff",
+                        message,
+                    );
                 }
             }
             Step::CleanUp => {
                 self.seen.cleaning = true;
-                let ids = self.seen.attempts.values().flatten().map(|a| a.id.clone()).collect();
+                let ids = self
+                    .seen
+                    .attempts
+                    .values()
+                    .flatten()
+                    .map(|a| a.id.clone())
+                    .collect();
                 tasks::step(&mut self.jobs, async move {
                     steps::clean_up(&world, &pod, ids).await;
                     Done::CleanedUp
@@ -391,6 +539,17 @@ impl Actor {
                 });
             }
             Step::Again(_) => {}
+        }
+    }
+}
+
+/// A container of this pod has ended, or hints were missed.
+async fn own_exit(exits: &mut broadcast::Receiver<ContainerExit>, uid: &str) {
+    loop {
+        match exits.recv().await {
+            Ok(exit) if exit.pod_uid != uid => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

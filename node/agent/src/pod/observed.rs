@@ -25,11 +25,11 @@ pub(crate) mod label {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
-    pub sandbox: Ready<()>,
+    pub sandbox: Stage<()>,
     /// The pod's address: its own, or the machine's on the host network.
     pub ip: Option<IpAddr>,
     pub host_ip: Option<IpAddr>,
-    pub volumes: Ready<()>,
+    pub volumes: Stage<()>,
     /// By container name, oldest attempt first. At most two are kept.
     pub attempts: BTreeMap<String, Vec<Attempt>>,
     pub images: BTreeMap<String, ImageState>,
@@ -55,16 +55,19 @@ pub(crate) struct Observed {
 
 /// Something that must be made once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Ready<T> {
+pub(crate) enum Stage<T> {
     #[default]
     Absent,
     Making,
     Ready(T),
     /// Tried again at this time.
-    Failed { message: String, again: Timestamp },
+    Failed {
+        message: String,
+        again: Timestamp,
+    },
 }
 
-impl<T> Ready<T> {
+impl<T> Stage<T> {
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Ready(_))
     }
@@ -105,7 +108,13 @@ impl Attempt {
     pub fn exit(&self) -> Option<Exit> {
         match &self.state {
             ContainerState::Exited(exit) => Some(exit.clone()),
-            ContainerState::Lost => Some(Exit { code: 137, signal: Some(9), oom: false, started_at: self.seen, finished_at: self.seen }),
+            ContainerState::Lost => Some(Exit {
+                code: 137,
+                signal: Some(9),
+                oom: false,
+                started_at: self.seen,
+                finished_at: self.seen,
+            }),
             ContainerState::Creating | ContainerState::Running(_) => None,
         }
     }
@@ -118,7 +127,12 @@ pub(crate) enum ImageState {
     Pulling,
     Present,
     /// `reason` is ErrImagePull, InvalidImageName or ErrImageNeverPull.
-    Failed { reason: &'static str, message: String, failures: u32, again: Timestamp },
+    Failed {
+        reason: &'static str,
+        message: String,
+        failures: u32,
+        again: Timestamp,
+    },
 }
 
 /// A container that could not be created or started.

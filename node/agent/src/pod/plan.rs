@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::backoff;
-use super::observed::{Attempt, ImageState, Observed, Ready};
+use super::observed::{Attempt, ImageState, Observed, Stage};
 use super::order::{self, Role};
 use super::status::{self, Phase};
 
@@ -16,14 +16,33 @@ pub(crate) enum Step {
     CreateSandbox,
     SetUpVolumes,
     /// `pull` is false where the image only has to be looked up.
-    GetImage { container: String, image: String, policy: PullPolicy },
-    Start { container: String, restart: u32, streak: u32 },
+    GetImage {
+        container: String,
+        image: String,
+        policy: PullPolicy,
+    },
+    Start {
+        container: String,
+        restart: u32,
+        streak: u32,
+    },
     /// `message` is what the Killing event says.
-    Stop { container: String, id: String, grace: i64, message: String },
+    Stop {
+        container: String,
+        id: String,
+        grace: i64,
+        message: String,
+    },
     /// Forget an attempt that is older than the last two.
-    Remove { container: String, id: String },
+    Remove {
+        container: String,
+        id: String,
+    },
     /// Say once that a container waits to be started again.
-    BackingOff { container: String, message: String },
+    BackingOff {
+        container: String,
+        message: String,
+    },
     /// Give back everything the pod holds: containers, address, sandbox, volumes.
     CleanUp,
     /// The pod has ended here: take its object away.
@@ -40,7 +59,9 @@ pub(crate) enum PullPolicy {
 }
 
 pub(crate) fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Vec<Step> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
     let phase = status::phase(pod, seen, now);
     let deleted = seen.gone || pod.metadata.deletion_timestamp.is_some();
     if deleted || phase.over() {
@@ -71,15 +92,32 @@ pub(crate) fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Vec<Step> {
         if role != Role::Main {
             earlier_done = earlier_done && (initialized || order::done(container, seen));
         }
-        for old in seen.attempts.get(&container.name).into_iter().flat_map(|a| a.iter().rev().skip(2)).filter(|a| !a.running()) {
-            steps.push(Step::Remove { container: container.name.clone(), id: old.id.clone() });
+        for old in seen
+            .attempts
+            .get(&container.name)
+            .into_iter()
+            .flat_map(|a| a.iter().rev().skip(2))
+            .filter(|a| !a.running())
+        {
+            steps.push(Step::Remove {
+                container: container.name.clone(),
+                id: old.id.clone(),
+            });
         }
     }
     steps
 }
 
 /// One container whose turn it is.
-fn one(pod: &Pod, spec: &PodSpec, container: &Container, role: Role, seen: &Observed, now: Timestamp, steps: &mut Vec<Step>) {
+fn one(
+    pod: &Pod,
+    spec: &PodSpec,
+    container: &Container,
+    role: Role,
+    seen: &Observed,
+    now: Timestamp,
+    steps: &mut Vec<Step>,
+) {
     let name = &container.name;
     let attempts = seen.attempts.get(name).map_or(&[][..], Vec::as_slice);
     let last = attempts.last();
@@ -87,11 +125,22 @@ fn one(pod: &Pod, spec: &PodSpec, container: &Container, role: Role, seen: &Obse
         if seen.stopping.contains_key(&last.id) {
             return;
         }
-        let stop = |grace, message| Step::Stop { container: name.clone(), id: last.id.clone(), grace, message };
+        let stop = |grace, message| Step::Stop {
+            container: name.clone(),
+            id: last.id.clone(),
+            grace,
+            message,
+        };
         if let Some(condemned) = seen.condemned.get(&last.id) {
-            steps.push(stop(condemned.grace.unwrap_or_else(|| grace(pod)), condemned.message.clone()));
+            steps.push(stop(
+                condemned.grace.unwrap_or_else(|| grace(pod)),
+                condemned.message.clone(),
+            ));
         } else if role != Role::Init && last.asked != image(container) {
-            steps.push(stop(grace(pod), format!("Container {name} definition changed, will be restarted")));
+            steps.push(stop(
+                grace(pod),
+                format!("Container {name} definition changed, will be restarted"),
+            ));
         }
         return;
     }
@@ -104,11 +153,19 @@ fn one(pod: &Pod, spec: &PodSpec, container: &Container, role: Role, seen: &Obse
             if !restarts(spec, role, last) {
                 return;
             }
-            let next = last.exit().map(|exit| backoff::next(last.streak, exit.started_at, exit.finished_at));
+            let next = last
+                .exit()
+                .map(|exit| backoff::next(last.streak, exit.started_at, exit.finished_at));
             match next {
                 Some(next) if next.at > now => {
-                    let message = format!("Back-off restarting failed container {name} in pod {}", status::pod_format(pod));
-                    steps.push(Step::BackingOff { container: name.clone(), message });
+                    let message = format!(
+                        "Back-off restarting failed container {name} in pod {}",
+                        status::pod_format(pod)
+                    );
+                    steps.push(Step::BackingOff {
+                        container: name.clone(),
+                        message,
+                    });
                     steps.push(Step::Again(next.at));
                     return;
                 }
@@ -130,7 +187,11 @@ fn one(pod: &Pod, spec: &PodSpec, container: &Container, role: Role, seen: &Obse
         ImageState::Failed { .. } => steps.push(get_image(container)),
         ImageState::Present => {
             if seen.sandbox.is_ready() && seen.volumes.is_ready() {
-                steps.push(Step::Start { container: name.clone(), restart, streak });
+                steps.push(Step::Start {
+                    container: name.clone(),
+                    restart,
+                    streak,
+                });
             }
         }
     }
@@ -140,15 +201,28 @@ fn one(pod: &Pod, spec: &PodSpec, container: &Container, role: Role, seen: &Obse
 fn end(pod: &Pod, spec: &PodSpec, seen: &Observed, deleted: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut running = false;
-    for (container, attempt) in seen.attempts.iter().flat_map(|(name, list)| list.iter().map(move |a| (name, a))) {
+    for (container, attempt) in seen
+        .attempts
+        .iter()
+        .flat_map(|(name, list)| list.iter().map(move |a| (name, a)))
+    {
         if attempt.running() {
             running = true;
             if !seen.stopping.contains_key(&attempt.id) {
-                steps.push(Step::Stop { container: container.clone(), id: attempt.id.clone(), grace: grace(pod), message: format!("Stopping container {container}") });
+                steps.push(Step::Stop {
+                    container: container.clone(),
+                    id: attempt.id.clone(),
+                    grace: grace(pod),
+                    message: format!("Stopping container {container}"),
+                });
             }
         }
     }
-    if running || !seen.starting.is_empty() || seen.sandbox == Ready::Making || seen.volumes == Ready::Making {
+    if running
+        || !seen.starting.is_empty()
+        || seen.sandbox == Stage::Making
+        || seen.volumes == Stage::Making
+    {
         return steps;
     }
     let _ = spec;
@@ -165,17 +239,21 @@ fn end(pod: &Pod, spec: &PodSpec, seen: &Observed, deleted: bool) -> Vec<Step> {
     steps
 }
 
-fn retry(what: &Ready<()>, now: Timestamp, step: Step, steps: &mut Vec<Step>) {
+fn retry(what: &Stage<()>, now: Timestamp, step: Step, steps: &mut Vec<Step>) {
     match what {
-        Ready::Absent => steps.push(step),
-        Ready::Failed { again, .. } if *again > now => steps.push(Step::Again(*again)),
-        Ready::Failed { .. } => steps.push(step),
-        Ready::Making | Ready::Ready(()) => {}
+        Stage::Absent => steps.push(step),
+        Stage::Failed { again, .. } if *again > now => steps.push(Step::Again(*again)),
+        Stage::Failed { .. } => steps.push(step),
+        Stage::Making | Stage::Ready(()) => {}
     }
 }
 
 fn get_image(container: &Container) -> Step {
-    Step::GetImage { container: container.name.clone(), image: image(container).to_owned(), policy: pull_policy(container) }
+    Step::GetImage {
+        container: container.name.clone(),
+        image: image(container).to_owned(),
+        policy: pull_policy(container),
+    }
 }
 
 pub(crate) fn image(container: &Container) -> &str {
@@ -207,21 +285,37 @@ pub(crate) fn restarts(spec: &PodSpec, role: Role, last: &Attempt) -> bool {
 
 /// Seconds between SIGTERM and SIGKILL.
 pub(crate) fn grace(pod: &Pod) -> i64 {
-    let spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-    pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30).max(0)
+    let spec = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.termination_grace_period_seconds);
+    pod.metadata
+        .deletion_grace_period_seconds
+        .or(spec)
+        .unwrap_or(30)
+        .max(0)
 }
 
 /// The restart count to begin with where the runtime knows of no attempt: after a reboot the API server remembers.
 fn known_restarts(pod: &Pod, container: &str) -> u32 {
     let status = pod.status.as_ref();
-    let all = status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
-    let known = all.into_iter().find(|s| s.name == container && s.container_id.as_deref().is_some_and(|id| !id.is_empty()));
+    let all = status.into_iter().flat_map(|s| {
+        s.container_statuses
+            .iter()
+            .flatten()
+            .chain(s.init_container_statuses.iter().flatten())
+    });
+    let known = all.into_iter().find(|s| {
+        s.name == container && s.container_id.as_deref().is_some_and(|id| !id.is_empty())
+    });
     known.map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
 }
 
 /// When a pod with this start time is over its `activeDeadlineSeconds`.
 pub(crate) fn deadline_of(start: Timestamp, seconds: i64) -> Timestamp {
-    start.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    start
+        .saturating_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(Timestamp::MAX)
 }
 
 impl Phase {

@@ -57,13 +57,27 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub fn new(probe: &Probe) -> Self {
-        let or = |value: Option<i32>, default: u32| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
-        Self { success: or(probe.success_threshold, 1), failure: or(probe.failure_threshold, 3), last: None, run: 0 }
+        let or = |value: Option<i32>, default: u32| {
+            value
+                .and_then(|v| u32::try_from(v).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default)
+        };
+        Self {
+            success: or(probe.success_threshold, 1),
+            failure: or(probe.failure_threshold, 3),
+            last: None,
+            run: 0,
+        }
     }
 
     /// The verdict, once enough answers agree; again with each that still does.
     pub fn count(&mut self, success: bool) -> Option<bool> {
-        self.run = if self.last == Some(success) { self.run.saturating_add(1) } else { 1 };
+        self.run = if self.last == Some(success) {
+            self.run.saturating_add(1)
+        } else {
+            1
+        };
         self.last = Some(success);
         (self.run >= if success { self.success } else { self.failure }).then_some(success)
     }
@@ -83,14 +97,29 @@ pub(crate) struct Watched {
 
 /// Probes until it is aborted or the actor is gone.
 pub(crate) async fn watch(mut watched: Watched) {
-    let Some(probe) = watched.which.of(&watched.container).cloned() else { return };
-    let seconds = |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default));
+    let Some(probe) = watched.which.of(&watched.container).cloned() else {
+        return;
+    };
+    let seconds = |value: Option<i32>, default: u64| {
+        Duration::from_secs(
+            value
+                .and_then(|v| u64::try_from(v).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default),
+        )
+    };
     let period = seconds(probe.period_seconds, 10);
     let timeout = seconds(probe.timeout_seconds, 1);
-    if let Some(delay) = probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0) {
+    if let Some(delay) = probe
+        .initial_delay_seconds
+        .and_then(|v| u64::try_from(v).ok())
+        .filter(|v| *v > 0)
+    {
         tokio::time::sleep(Duration::from_secs(delay)).await;
     }
-    if watched.which != Which::Startup && watched.started.wait_for(|started| *started).await.is_err() {
+    if watched.which != Which::Startup
+        && watched.started.wait_for(|started| *started).await.is_err()
+    {
         return;
     }
     let mut tally = Tally::new(&probe);
@@ -102,15 +131,29 @@ pub(crate) async fn watch(mut watched: Watched) {
         let answer = ask(&watched, &probe, timeout).await;
         if let Err(message) = &answer {
             let title = watched.which.title();
-            watched.world.events.container(&watched.pod, &watched.container.name, EventKind::Warning, "Unhealthy", format!("{title} probe failed: {message}"));
+            watched.world.events.container(
+                &watched.pod,
+                &watched.container.name,
+                EventKind::Warning,
+                "Unhealthy",
+                format!("{title} probe failed: {message}"),
+            );
         }
-        let Some(healthy) = tally.count(answer.is_ok()) else { continue };
+        let Some(healthy) = tally.count(answer.is_ok()) else {
+            continue;
+        };
         if told == Some(healthy) {
             continue;
         }
         told = Some(healthy);
-        let verdict = Verdict { id: watched.id.clone(), which: watched.which, healthy };
-        if watched.verdicts.send(verdict).await.is_err() || (watched.which == Which::Startup && healthy) {
+        let verdict = Verdict {
+            id: watched.id.clone(),
+            which: watched.which,
+            healthy,
+        };
+        if watched.verdicts.send(verdict).await.is_err()
+            || (watched.which == Which::Startup && healthy)
+        {
             return;
         }
     }
@@ -121,19 +164,39 @@ async fn ask(watched: &Watched, probe: &Probe, timeout: Duration) -> Result<(), 
     if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
         let shown = command.join(" ");
-        return match watched.world.runtime.exec_sync(&watched.id, command, timeout, handler::OUTPUT).await {
+        return match watched
+            .world
+            .runtime
+            .exec_sync(&watched.id, command, timeout, handler::OUTPUT)
+            .await
+        {
             Ok(out) if out.code == 0 => Ok(()),
             Ok(out) => Err(String::from_utf8_lossy(&out.output).into_owned()),
-            Err(caravel_runtime::RuntimeError::Timeout(_)) => Err(format!("command timed out: \"{shown}\" timed out after {}s", timeout.as_secs())),
+            Err(caravel_runtime::RuntimeError::Timeout(_)) => Err(format!(
+                "command timed out: \"{shown}\" timed out after {}s",
+                timeout.as_secs()
+            )),
             Err(error) => Err(error.to_string()),
         };
     }
     if let Some(get) = &probe.http_get {
         let (code, _) = handler::http_get(container, watched.ip, get, timeout).await?;
-        return if (200..400).contains(&code) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {code}")) };
+        return if (200..400).contains(&code) {
+            Ok(())
+        } else {
+            Err(format!("HTTP probe failed with statuscode: {code}"))
+        };
     }
     if let Some(tcp) = &probe.tcp_socket {
-        return handler::connect(container, tcp.host.as_deref(), watched.ip, &tcp.port, timeout).await.map(drop);
+        return handler::connect(
+            container,
+            tcp.host.as_deref(),
+            watched.ip,
+            &tcp.port,
+            timeout,
+        )
+        .await
+        .map(drop);
     }
     if let Some(grpc) = &probe.grpc {
         return crate::grpc_health::check(container, watched.ip, grpc, timeout).await;
@@ -147,9 +210,20 @@ mod tests {
 
     #[test]
     fn answers_in_a_row() {
-        let probe = Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
+        let probe = Probe {
+            success_threshold: Some(2),
+            failure_threshold: Some(3),
+            ..Probe::default()
+        };
         let mut tally = Tally::new(&probe);
-        let verdicts: String = "++-+--+---++".chars().map(|c| match tally.count(c == '+') { None => '.', Some(true) => 'R', Some(false) => 'F' }).collect();
+        let verdicts: String = "++-+--+---++"
+            .chars()
+            .map(|c| match tally.count(c == '+') {
+                None => '.',
+                Some(true) => 'R',
+                Some(false) => 'F',
+            })
+            .collect();
         assert_eq!(verdicts, ".R.......F.R");
     }
 }

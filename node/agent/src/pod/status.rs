@@ -6,8 +6,8 @@
 use caravel_api::time;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod,
-    PodIP, PodStatus,
+    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus,
 };
 
 use super::backoff;
@@ -43,7 +43,12 @@ pub(crate) const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(3);
 pub(crate) fn pod_format(pod: &Pod) -> String {
     let meta = &pod.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    format!("{}_{}({})", text(&meta.name), text(&meta.namespace), text(&meta.uid))
+    format!(
+        "{}_{}({})",
+        text(&meta.name),
+        text(&meta.namespace),
+        text(&meta.uid)
+    )
 }
 
 /// When the pod is over its `activeDeadlineSeconds`, if it has started.
@@ -63,15 +68,30 @@ pub(crate) fn phase(pod: &Pod, seen: &Observed, now: Timestamp) -> Phase {
     if deadline(pod).is_some_and(|deadline| deadline <= now) {
         return Phase::Failed;
     }
-    let Some(spec) = &pod.spec else { return Phase::Pending };
+    let Some(spec) = &pod.spec else {
+        return Phase::Pending;
+    };
     let policy = spec.restart_policy.as_deref().unwrap_or("Always");
     let deleted = pod.metadata.deletion_timestamp.is_some();
     if !order::initialized(pod, seen) {
-        let failed = spec.init_containers.iter().flatten().filter(|c| !order::is_sidecar(c)).any(|c| {
-            let exit = seen.attempts.get(&c.name).and_then(|a| a.last()).and_then(Attempt::exit);
-            exit.is_some_and(|e| e.code != 0)
-        });
-        return if failed && policy == "Never" { Phase::Failed } else { Phase::Pending };
+        let failed = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .filter(|c| !order::is_sidecar(c))
+            .any(|c| {
+                let exit = seen
+                    .attempts
+                    .get(&c.name)
+                    .and_then(|a| a.last())
+                    .and_then(Attempt::exit);
+                exit.is_some_and(|e| e.code != 0)
+            });
+        return if failed && policy == "Never" {
+            Phase::Failed
+        } else {
+            Phase::Pending
+        };
     }
     let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for container in &spec.containers {
@@ -104,38 +124,98 @@ pub(crate) fn phase(pod: &Pod, seen: &Observed, now: Timestamp) -> Phase {
 }
 
 /// The whole status. `previous` is what was said last, for the times of transitions.
-pub(crate) fn status(pod: &Pod, seen: &Observed, previous: Option<&PodStatus>, now: Timestamp) -> PodStatus {
+pub(crate) fn status(
+    pod: &Pod,
+    seen: &Observed,
+    previous: Option<&PodStatus>,
+    now: Timestamp,
+) -> PodStatus {
     let previous = previous.or(pod.status.as_ref());
-    let Some(spec) = &pod.spec else { return PodStatus::default() };
+    let Some(spec) = &pod.spec else {
+        return PodStatus::default();
+    };
     let phase = phase(pod, seen, now);
     let deadline_exceeded = phase == Phase::Failed && deadline(pod).is_some_and(|d| d <= now);
-    let of = |list: &mut dyn Iterator<Item = (&Container, Role)>, before: Option<&Vec<ContainerStatus>>| -> Option<Vec<ContainerStatus>> {
-        let statuses: Vec<_> =
-            list.map(|(c, role)| container(pod, c, role, seen, before.and_then(|b| b.iter().find(|s| s.name == c.name)), phase, now)).collect();
+    let of = |list: &mut dyn Iterator<Item = (&Container, Role)>,
+              before: Option<&Vec<ContainerStatus>>|
+     -> Option<Vec<ContainerStatus>> {
+        let statuses: Vec<_> = list
+            .map(|(c, role)| {
+                container(
+                    pod,
+                    c,
+                    role,
+                    seen,
+                    before.and_then(|b| b.iter().find(|s| s.name == c.name)),
+                    phase,
+                    now,
+                )
+            })
+            .collect();
         (!statuses.is_empty()).then_some(statuses)
     };
-    let init = of(&mut order::containers(spec).filter(|(_, role)| *role != Role::Main), previous.and_then(|p| p.init_container_statuses.as_ref()));
-    let main = of(&mut order::containers(spec).filter(|(_, role)| *role == Role::Main), previous.and_then(|p| p.container_statuses.as_ref()));
-    let unready = main.iter().flatten().chain(init.iter().flatten().filter(|s| spec.init_containers.iter().flatten().any(|c| c.name == s.name && order::is_sidecar(c))));
+    let init = of(
+        &mut order::containers(spec).filter(|(_, role)| *role != Role::Main),
+        previous.and_then(|p| p.init_container_statuses.as_ref()),
+    );
+    let main = of(
+        &mut order::containers(spec).filter(|(_, role)| *role == Role::Main),
+        previous.and_then(|p| p.container_statuses.as_ref()),
+    );
+    let unready = main
+        .iter()
+        .flatten()
+        .chain(init.iter().flatten().filter(|s| {
+            spec.init_containers
+                .iter()
+                .flatten()
+                .any(|c| c.name == s.name && order::is_sidecar(c))
+        }));
     let facts = Facts {
         phase,
         sandbox: seen.sandbox.is_ready() && !seen.cleaned,
         incomplete: order::incomplete(pod, seen),
-        unready: unready.filter(|s| !s.ready).map(|s| s.name.clone()).collect(),
+        unready: unready
+            .filter(|s| !s.ready)
+            .map(|s| s.name.clone())
+            .collect(),
     };
-    let ip = seen.ip.map(|ip| ip.to_string()).or_else(|| previous.and_then(|p| p.pod_ip.clone()));
-    let host = seen.host_ip.map(|ip| ip.to_string()).or_else(|| previous.and_then(|p| p.host_ip.clone()));
+    let ip = seen
+        .ip
+        .map(|ip| ip.to_string())
+        .or_else(|| previous.and_then(|p| p.pod_ip.clone()));
+    let host = seen
+        .host_ip
+        .map(|ip| ip.to_string())
+        .or_else(|| previous.and_then(|p| p.host_ip.clone()));
     PodStatus {
         phase: Some(phase.as_str().into()),
         conditions: Some(conditions::conditions(pod, &facts, previous, now)),
-        message: if deadline_exceeded { Some("Pod was active on the node longer than the specified deadline".into()) } else { previous.and_then(|p| p.message.clone()) },
-        reason: if deadline_exceeded { Some("DeadlineExceeded".into()) } else { previous.and_then(|p| p.reason.clone()) },
+        message: if deadline_exceeded {
+            Some("Pod was active on the node longer than the specified deadline".into())
+        } else {
+            previous.and_then(|p| p.message.clone())
+        },
+        reason: if deadline_exceeded {
+            Some("DeadlineExceeded".into())
+        } else {
+            previous.and_then(|p| p.reason.clone())
+        },
         host_ips: host.clone().map(|ip| vec![HostIP { ip }]),
         host_ip: host,
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
-        start_time: Some(previous.and_then(|p| p.start_time.clone()).unwrap_or_else(|| time::time(now))),
-        qos_class: Some(pod.status.as_ref().and_then(|s| s.qos_class.clone()).unwrap_or_else(|| qos::class(spec).to_owned())),
+        start_time: Some(
+            previous
+                .and_then(|p| p.start_time.clone())
+                .unwrap_or_else(|| time::time(now)),
+        ),
+        qos_class: Some(
+            pod.status
+                .as_ref()
+                .and_then(|s| s.qos_class.clone())
+                .unwrap_or_else(|| qos::class(spec).to_owned()),
+        ),
         observed_generation: pod.metadata.generation,
         init_container_statuses: init,
         container_statuses: main,
@@ -143,13 +223,25 @@ pub(crate) fn status(pod: &Pod, seen: &Observed, previous: Option<&PodStatus>, n
     }
 }
 
-fn container(pod: &Pod, spec: &Container, role: Role, seen: &Observed, before: Option<&ContainerStatus>, phase: Phase, now: Timestamp) -> ContainerStatus {
+fn container(
+    pod: &Pod,
+    spec: &Container,
+    role: Role,
+    seen: &Observed,
+    before: Option<&ContainerStatus>,
+    phase: Phase,
+    now: Timestamp,
+) -> ContainerStatus {
     let attempts = seen.attempts.get(&spec.name).map_or(&[][..], Vec::as_slice);
     let last = attempts.last();
     // Records may be gone (a reboot, a finished pod cleaned up) while the API server still knows.
     if last.is_none()
         && let Some(before) = before
-        && (before.state.as_ref().is_some_and(|s| s.terminated.is_some()) || phase.over())
+        && (before
+            .state
+            .as_ref()
+            .is_some_and(|s| s.terminated.is_some())
+            || phase.over())
     {
         let mut kept = before.clone();
         if phase.over() || role == Role::Init {
@@ -163,23 +255,46 @@ fn container(pod: &Pod, spec: &Container, role: Role, seen: &Observed, before: O
     }
     let previous = attempts.iter().rev().nth(1).and_then(terminated);
     let running = last.is_some_and(Attempt::running);
-    let policy_restarts = !phase.over() && pod.metadata.deletion_timestamp.is_none() && pod.spec.as_ref().zip(last).is_some_and(|(s, last)| plan::restarts(s, role, last));
+    let policy_restarts = !phase.over()
+        && pod.metadata.deletion_timestamp.is_none()
+        && pod
+            .spec
+            .as_ref()
+            .zip(last)
+            .is_some_and(|(s, last)| plan::restarts(s, role, last));
     let (state, last_state) = match last {
         None => (waiting(pod, spec, seen, None, now), previous),
         Some(attempt) => match &attempt.state {
-            caravel_runtime::ContainerState::Creating => (waiting(pod, spec, seen, None, now), previous),
-            caravel_runtime::ContainerState::Running(started) => {
-                let running = ContainerStateRunning { started_at: Some(time::time(started.started_at)) };
-                (ApiState { running: Some(running), ..ApiState::default() }, previous)
+            caravel_runtime::ContainerState::Creating => {
+                (waiting(pod, spec, seen, None, now), previous)
             }
-            _ if policy_restarts && is_held(spec, attempt, seen, now) => (waiting(pod, spec, seen, Some(attempt), now), terminated(attempt)),
+            caravel_runtime::ContainerState::Running(started) => {
+                let running = ContainerStateRunning {
+                    started_at: Some(time::time(started.started_at)),
+                };
+                (
+                    ApiState {
+                        running: Some(running),
+                        ..ApiState::default()
+                    },
+                    previous,
+                )
+            }
+            _ if policy_restarts && is_held(spec, attempt, seen, now) => (
+                waiting(pod, spec, seen, Some(attempt), now),
+                terminated(attempt),
+            ),
             _ => (terminated(attempt).unwrap_or_default(), previous),
         },
     };
-    let probes = last.filter(|_| running).and_then(|a| seen.probes.get(&a.id));
+    let probes = last
+        .filter(|_| running)
+        .and_then(|a| seen.probes.get(&a.id));
     let started = running && probes.is_some_and(|p| p.started && p.hooked);
     let ready = match role {
-        Role::Init => last.and_then(Attempt::exit).is_some_and(|exit| exit.code == 0),
+        Role::Init => last
+            .and_then(Attempt::exit)
+            .is_some_and(|exit| exit.code == 0),
         Role::Sidecar | Role::Main => started && probes.is_some_and(|p| p.ready),
     };
     ContainerStatus {
@@ -187,7 +302,11 @@ fn container(pod: &Pod, spec: &Container, role: Role, seen: &Observed, before: O
         image: last.map_or_else(|| image(spec).to_owned(), |a| a.image.clone()),
         image_id: last.map(|a| a.image_id.clone()).unwrap_or_default(),
         container_id: last.map(|a| id(&a.id)),
-        restart_count: i32::try_from(last.map_or_else(|| before.map_or(0, |b| b.restart_count.unsigned_abs()), |a| a.restart)).unwrap_or(i32::MAX),
+        restart_count: i32::try_from(last.map_or_else(
+            || before.map_or(0, |b| b.restart_count.unsigned_abs()),
+            |a| a.restart,
+        ))
+        .unwrap_or(i32::MAX),
         ready,
         started: Some(started),
         state: Some(state),
@@ -198,37 +317,93 @@ fn container(pod: &Pod, spec: &Container, role: Role, seen: &Observed, before: O
 
 /// Whether a container that ended and is to be started again waits for something, rather than starting right now.
 fn is_held(spec: &Container, last: &Attempt, seen: &Observed, now: Timestamp) -> bool {
-    let backing_off = last.exit().is_some_and(|e| backoff::next(last.streak, e.started_at, e.finished_at).at > now);
-    backing_off || seen.failures.contains_key(&spec.name) || matches!(seen.images.get(&spec.name), Some(ImageState::Failed { .. }))
+    let backing_off = last
+        .exit()
+        .is_some_and(|e| backoff::next(last.streak, e.started_at, e.finished_at).at > now);
+    backing_off
+        || seen.failures.contains_key(&spec.name)
+        || matches!(seen.images.get(&spec.name), Some(ImageState::Failed { .. }))
 }
 
-fn waiting(pod: &Pod, spec: &Container, seen: &Observed, last: Option<&Attempt>, now: Timestamp) -> ApiState {
+fn waiting(
+    pod: &Pod,
+    spec: &Container,
+    seen: &Observed,
+    last: Option<&Attempt>,
+    now: Timestamp,
+) -> ApiState {
     let (reason, message) = why_waiting(pod, spec, seen, last, now);
-    ApiState { waiting: Some(ContainerStateWaiting { reason: Some(reason), message }), ..ApiState::default() }
+    ApiState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason),
+            message,
+        }),
+        ..ApiState::default()
+    }
 }
 
-fn why_waiting(pod: &Pod, spec: &Container, seen: &Observed, last: Option<&Attempt>, now: Timestamp) -> (String, Option<String>) {
+fn why_waiting(
+    pod: &Pod,
+    spec: &Container,
+    seen: &Observed,
+    last: Option<&Attempt>,
+    now: Timestamp,
+) -> (String, Option<String>) {
     if let Some(last) = last
         && let Some(exit) = last.exit()
     {
         let next = backoff::next(last.streak, exit.started_at, exit.finished_at);
         if next.at > now {
             let delay = backoff::shown(next.delay);
-            return ("CrashLoopBackOff".into(), Some(format!("back-off {delay} restarting failed container={} pod={}", spec.name, pod_format(pod))));
+            return (
+                "CrashLoopBackOff".into(),
+                Some(format!(
+                    "back-off {delay} restarting failed container={} pod={}",
+                    spec.name,
+                    pod_format(pod)
+                )),
+            );
         }
     }
     if let Some(failure) = seen.failures.get(&spec.name) {
         return (failure.reason.into(), Some(failure.message.clone()));
     }
-    if let Some(ImageState::Failed { reason, message, failures, again }) = seen.images.get(&spec.name) {
-        let failed = again.saturating_sub(SignedDuration::from_secs(backoff::after_failures(*failures))).unwrap_or(*again);
+    if let Some(ImageState::Failed {
+        reason,
+        message,
+        failures,
+        again,
+    }) = seen.images.get(&spec.name)
+    {
+        let failed = again
+            .saturating_sub(SignedDuration::from_secs(backoff::after_failures(
+                *failures,
+            )))
+            .unwrap_or(*again);
         if *reason == "ErrImagePull" && now.duration_since(failed) >= SHOW_PULL_ERROR {
-            return ("ImagePullBackOff".into(), Some(format!("Back-off pulling image \"{}\": ErrImagePull: {message}", image(spec))));
+            return (
+                "ImagePullBackOff".into(),
+                Some(format!(
+                    "Back-off pulling image \"{}\": ErrImagePull: {message}",
+                    image(spec)
+                )),
+            );
         }
         return ((*reason).into(), Some(message.clone()));
     }
-    let has_init = pod.spec.as_ref().is_some_and(|s| s.init_containers.as_ref().is_some_and(|i| !i.is_empty()));
-    (if has_init { "PodInitializing" } else { "ContainerCreating" }.into(), None)
+    let has_init = pod
+        .spec
+        .as_ref()
+        .is_some_and(|s| s.init_containers.as_ref().is_some_and(|i| !i.is_empty()));
+    (
+        if has_init {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        }
+        .into(),
+        None,
+    )
 }
 
 fn terminated(attempt: &Attempt) -> Option<ApiState> {
@@ -248,7 +423,10 @@ fn terminated(attempt: &Attempt) -> Option<ApiState> {
         started_at: Some(time::time(exit.started_at)),
         finished_at: Some(time::time(exit.finished_at)),
     };
-    Some(ApiState { terminated: Some(terminated), ..ApiState::default() })
+    Some(ApiState {
+        terminated: Some(terminated),
+        ..ApiState::default()
+    })
 }
 
 fn id(id: &str) -> String {

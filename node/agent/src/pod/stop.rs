@@ -28,10 +28,18 @@ pub(crate) struct Order {
     pub ip: Option<std::net::IpAddr>,
 }
 
-pub(crate) async fn stop(world: &World, order: Order, mut deadline: watch::Receiver<Instant>) -> Result<(), RuntimeError> {
+pub(crate) async fn stop(
+    world: &World,
+    order: Order,
+    mut deadline: watch::Receiver<Instant>,
+) -> Result<(), RuntimeError> {
     let mut exits = world.runtime.exits();
     let begun = Instant::now();
-    let hook = order.container.as_ref().and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
+    let hook = order
+        .container
+        .as_ref()
+        .and_then(|c| c.lifecycle.as_ref())
+        .and_then(|l| l.pre_stop.as_ref());
     if let (Some(hook), Some(container)) = (hook, &order.container)
         && *deadline.borrow() > begun
     {
@@ -55,9 +63,18 @@ pub(crate) async fn stop(world: &World, order: Order, mut deadline: watch::Recei
     if *deadline.borrow() > begun {
         world.runtime.signal(&order.id, order.signal).await?;
     }
-    let least = if hooked { Instant::now() + LEAST } else { begun };
+    let least = if hooked {
+        Instant::now() + LEAST
+    } else {
+        begun
+    };
     loop {
-        if !world.runtime.state(&order.id).await.is_ok_and(|s| s.is_running()) {
+        if !world
+            .runtime
+            .state(&order.id)
+            .await
+            .is_ok_and(|s| s.is_running())
+        {
             return Ok(());
         }
         let given = *deadline.borrow_and_update();
@@ -73,9 +90,15 @@ pub(crate) async fn stop(world: &World, order: Order, mut deadline: watch::Recei
     }
     world.runtime.signal(&order.id, libc::SIGKILL).await?;
     let end = Instant::now() + Duration::from_secs(30);
-    while matches!(world.runtime.state(&order.id).await, Ok(ContainerState::Running(_) | ContainerState::Creating)) {
+    while matches!(
+        world.runtime.state(&order.id).await,
+        Ok(ContainerState::Running(_) | ContainerState::Creating)
+    ) {
         if Instant::now() > end {
-            return Err(RuntimeError::Refused(format!("container {} did not end after SIGKILL", order.id)));
+            return Err(RuntimeError::Refused(format!(
+                "container {} did not end after SIGKILL",
+                order.id
+            )));
         }
         tokio::select! {
             _ = exits.recv() => {}
@@ -90,11 +113,19 @@ pub(crate) fn signal_number(text: &str) -> i32 {
     if let Ok(number) = text.parse::<i32>() {
         return number;
     }
-    let name = if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
-    if let Some(offset) = name.strip_prefix("SIGRTMIN+").and_then(|n| n.parse::<i32>().ok()) {
+    let name = if text.starts_with("SIG") {
+        text.to_owned()
+    } else {
+        format!("SIG{text}")
+    };
+    if let Some(offset) = name
+        .strip_prefix("SIGRTMIN+")
+        .and_then(|n| n.parse::<i32>().ok())
+    {
         return 34 + offset;
     }
-    name.parse::<nix::sys::signal::Signal>().map_or(libc::SIGTERM, |s| s as i32)
+    name.parse::<nix::sys::signal::Signal>()
+        .map_or(libc::SIGTERM, |s| s as i32)
 }
 
 #[cfg(test)]
@@ -103,7 +134,14 @@ mod tests {
 
     #[test]
     fn signals() {
-        for (text, want) in [("", 15), ("SIGQUIT", 3), ("QUIT", 3), ("9", 9), ("SIGRTMIN+3", 37), ("NONSENSE", 15)] {
+        for (text, want) in [
+            ("", 15),
+            ("SIGQUIT", 3),
+            ("QUIT", 3),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("NONSENSE", 15),
+        ] {
             assert_eq!(signal_number(text), want, "{text}");
         }
     }

@@ -51,7 +51,9 @@ fn tar_of(items: &[Item]) -> Vec<u8> {
                 (name, None, "")
             }
             Attribute(name, key) => {
-                builder.append_pax_extensions([(*key, b"y".as_slice())]).unwrap();
+                builder
+                    .append_pax_extensions([(*key, b"y".as_slice())])
+                    .unwrap();
                 header.set_entry_type(EntryType::Regular);
                 (name, None, "")
             }
@@ -73,7 +75,14 @@ fn unpacked(items: &[Item]) -> (tempfile::TempDir, Result<(), LayerError>) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("root");
     std::fs::create_dir(&root).unwrap();
-    let result = unpack(tar_of(items).as_slice(), &root, Limits { entries: 100, bytes: 1 << 20 });
+    let result = unpack(
+        tar_of(items).as_slice(),
+        &root,
+        Limits {
+            entries: 100,
+            bytes: 1 << 20,
+        },
+    );
     (directory, result)
 }
 
@@ -91,21 +100,47 @@ fn good_layers_keep_what_they_say() {
     ]);
     result.unwrap();
     let root = directory.path().join("root");
-    assert_eq!(std::fs::read_to_string(root.join("usr/lib/a")).unwrap(), "through a link inside");
-    assert_eq!(std::fs::metadata(root.join("usr/lib/a")).unwrap().permissions().mode() & 0o7777, 0o4755);
-    assert_eq!(std::fs::metadata(root.join("b")).unwrap().ino(), std::fs::metadata(root.join("usr/lib/a")).unwrap().ino());
-    assert_eq!(std::fs::metadata(root.join("usr/lib")).unwrap().mtime(), 1_000_000);
-    assert_eq!(std::fs::read_to_string(root.join("no/parent/yet")).unwrap(), "again");
+    assert_eq!(
+        std::fs::read_to_string(root.join("usr/lib/a")).unwrap(),
+        "through a link inside"
+    );
+    assert_eq!(
+        std::fs::metadata(root.join("usr/lib/a"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o4755
+    );
+    assert_eq!(
+        std::fs::metadata(root.join("b")).unwrap().ino(),
+        std::fs::metadata(root.join("usr/lib/a")).unwrap().ino()
+    );
+    assert_eq!(
+        std::fs::metadata(root.join("usr/lib")).unwrap().mtime(),
+        1_000_000
+    );
+    assert_eq!(
+        std::fs::read_to_string(root.join("no/parent/yet")).unwrap(),
+        "again"
+    );
 }
 
 #[test]
 fn whiteouts_become_overlays_own() {
-    let (directory, result) = unpacked(&[File("a/.wh.gone", "", 0o644), File("b/.wh..wh..opq", "", 0o644), File("b/new", "n", 0o644)]);
+    let (directory, result) = unpacked(&[
+        File("a/.wh.gone", "", 0o644),
+        File("b/.wh..wh..opq", "", 0o644),
+        File("b/new", "n", 0o644),
+    ]);
     result.unwrap();
     let root = directory.path().join("root");
     let gone = std::fs::symlink_metadata(root.join("a/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
-    assert_eq!(xattr::get(root.join("b"), "trusted.overlay.opaque").unwrap(), Some(b"y".to_vec()));
+    assert_eq!(
+        xattr::get(root.join("b"), "trusted.overlay.opaque").unwrap(),
+        Some(b"y".to_vec())
+    );
 }
 
 #[test]
@@ -113,19 +148,40 @@ fn tricks_are_refused() {
     for (name, items) in [
         ("climbing", vec![File("../evil", "x", 0o644)]),
         ("climbing inside", vec![File("a/../../evil", "x", 0o644)]),
-        ("through an absolute link", vec![Sym("out", "/tmp"), File("out/evil", "x", 0o644)]),
-        ("through a climbing link", vec![Sym("out", "../.."), File("out/evil", "x", 0o644)]),
+        (
+            "through an absolute link",
+            vec![Sym("out", "/tmp"), File("out/evil", "x", 0o644)],
+        ),
+        (
+            "through a climbing link",
+            vec![Sym("out", "../.."), File("out/evil", "x", 0o644)],
+        ),
         ("a hard link out", vec![Hard("evil", "../../etc/passwd")]),
-        ("a hard link through a link", vec![Sym("out", "/etc"), Hard("evil", "out/passwd")]),
+        (
+            "a hard link through a link",
+            vec![Sym("out", "/etc"), Hard("evil", "out/passwd")],
+        ),
         ("a block device", vec![Dev("disk", EntryType::Block, 8, 0)]),
         ("memory", vec![Dev("mem", EntryType::Char, 1, 1)]),
-        ("a hand-made whiteout", vec![Dev("etc", EntryType::Char, 0, 0)]),
+        (
+            "a hand-made whiteout",
+            vec![Dev("etc", EntryType::Char, 0, 0)],
+        ),
         ("a whiteout of ..", vec![File("a/.wh...", "", 0o644)]),
-        ("overlay's attributes", vec![Attribute("f", "SCHILY.xattr.trusted.overlay.redirect")]),
-        ("a loop of links", vec![Sym("a", "b"), Sym("b", "a"), File("a/x", "", 0o644)]),
+        (
+            "overlay's attributes",
+            vec![Attribute("f", "SCHILY.xattr.trusted.overlay.redirect")],
+        ),
+        (
+            "a loop of links",
+            vec![Sym("a", "b"), Sym("b", "a"), File("a/x", "", 0o644)],
+        ),
     ] {
         let (directory, result) = unpacked(&items);
-        assert!(matches!(result, Err(LayerError::Refused { .. })), "{name}: {result:?}");
+        assert!(
+            matches!(result, Err(LayerError::Refused { .. })),
+            "{name}: {result:?}"
+        );
         assert!(!directory.path().join("evil").exists(), "{name}");
         assert!(!Path::new("/tmp/evil").exists(), "{name}");
     }
@@ -135,9 +191,39 @@ fn tricks_are_refused() {
 fn bombs_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let tar = tar_of(&[File("a", "0123456789", 0o644), File("b", "", 0o644)]);
-    assert!(matches!(unpack(tar.as_slice(), directory.path(), Limits { entries: 1, bytes: 1 << 20 }), Err(LayerError::TooMany(1))));
-    assert!(matches!(unpack(tar.as_slice(), directory.path(), Limits { entries: 9, bytes: 700 }), Err(LayerError::TooLarge(700))));
+    assert!(matches!(
+        unpack(
+            tar.as_slice(),
+            directory.path(),
+            Limits {
+                entries: 1,
+                bytes: 1 << 20
+            }
+        ),
+        Err(LayerError::TooMany(1))
+    ));
+    assert!(matches!(
+        unpack(
+            tar.as_slice(),
+            directory.path(),
+            Limits {
+                entries: 9,
+                bytes: 700
+            }
+        ),
+        Err(LayerError::TooLarge(700))
+    ));
     // A long file of zeros behind a small one: the limit holds while it is written.
     let zeros = io::Read::chain(tar.as_slice(), io::repeat(0)).take(1 << 22);
-    assert!(matches!(unpack(zeros, directory.path(), Limits { entries: 9, bytes: 1 << 20 }), Err(LayerError::TooLarge(_))));
+    assert!(matches!(
+        unpack(
+            zeros,
+            directory.path(),
+            Limits {
+                entries: 9,
+                bytes: 1 << 20
+            }
+        ),
+        Err(LayerError::TooLarge(_))
+    ));
 }

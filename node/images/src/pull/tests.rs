@@ -46,8 +46,13 @@ async fn registry(pages: BTreeMap<String, Vec<u8>>) -> Registry {
                             None if path == "/v2/" => ("200 OK", Vec::new()),
                             None => ("404 Not Found", br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#.to_vec()),
                         };
-                        let answer = format!("HTTP/1.1 {status}\r\ncontent-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: {}\r\n\r\n", body.len());
-                        if stream.write_all(answer.as_bytes()).await.is_err() || stream.write_all(&body).await.is_err() {
+                        let answer = format!(
+                            "HTTP/1.1 {status}\r\ncontent-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: {}\r\n\r\n",
+                            body.len()
+                        );
+                        if stream.write_all(answer.as_bytes()).await.is_err()
+                            || stream.write_all(&body).await.is_err()
+                        {
                             return;
                         }
                     }
@@ -67,15 +72,26 @@ fn image(repository: &str, tag: &str) -> (BTreeMap<String, Vec<u8>>, String) {
     header.set_uid(0);
     header.set_gid(0);
     header.set_cksum();
-    builder.append_data(&mut header, "bin/sh", &b"hello"[..]).unwrap();
+    builder
+        .append_data(&mut header, "bin/sh", &b"hello"[..])
+        .unwrap();
     let layer = builder.into_inner().unwrap();
     let config = format!(r#"{{"architecture":"{}","os":"linux","config":{{"Cmd":["sh"]}},"rootfs":{{"diff_ids":["{}"]}}}}"#, crate::manifest::architecture(), digest_of(&layer)).into_bytes();
-    let describe = |bytes: &[u8]| format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":{}}}"#, digest_of(bytes), bytes.len());
+    let describe = |bytes: &[u8]| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":{}}}"#,
+            digest_of(bytes),
+            bytes.len()
+        )
+    };
     let manifest = format!(r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#, describe(&config), describe(&layer)).into_bytes();
     let digest = digest_of(&manifest);
     let blob = |bytes: &[u8]| format!("/v2/{repository}/blobs/{}", digest_of(bytes));
     let pages = [
-        (format!("/v2/{repository}/manifests/{tag}"), manifest.clone()),
+        (
+            format!("/v2/{repository}/manifests/{tag}"),
+            manifest.clone(),
+        ),
         (format!("/v2/{repository}/manifests/{digest}"), manifest),
         (blob(&config), config),
         (blob(&layer), layer),
@@ -85,8 +101,13 @@ fn image(repository: &str, tag: &str) -> (BTreeMap<String, Vec<u8>>, String) {
 
 fn store(registry: &str, endpoint: &str) -> (tempfile::TempDir, ImageStore) {
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirror { endpoint: vec![endpoint.to_owned()] };
-    let registries = Registries { mirrors: [(registry.to_owned(), mirror)].into(), ..Registries::default() };
+    let mirror = Mirror {
+        endpoint: vec![endpoint.to_owned()],
+    };
+    let registries = Registries {
+        mirrors: [(registry.to_owned(), mirror)].into(),
+        ..Registries::default()
+    };
     let store = ImageStore::open(dir.path(), registries).unwrap();
     (dir, store)
 }
@@ -100,9 +121,22 @@ async fn by_tag_and_by_digest_once_for_all_who_ask() {
     let pulled: Vec<_> = futures::future::join_all(pulls).await;
     let first = pulled[0].as_ref().unwrap();
     assert!(pulled.iter().all(|p| p.as_ref().is_ok_and(|i| i == first)));
-    assert_eq!(registry.asked.load(Ordering::SeqCst), 1, "one transfer for eight who ask");
-    assert_eq!(first.references, ["example.test/team/app:1.0".to_owned(), format!("example.test/team/app@{digest}")]);
-    assert_eq!(std::fs::read(first.layers[0].join("bin/sh")).unwrap(), b"hello");
+    assert_eq!(
+        registry.asked.load(Ordering::SeqCst),
+        1,
+        "one transfer for eight who ask"
+    );
+    assert_eq!(
+        first.references,
+        [
+            "example.test/team/app:1.0".to_owned(),
+            format!("example.test/team/app@{digest}")
+        ]
+    );
+    assert_eq!(
+        std::fs::read(first.layers[0].join("bin/sh")).unwrap(),
+        b"hello"
+    );
 
     let by_digest = format!("example.test/team/app@{digest}");
     assert_eq!(store.get(&by_digest).unwrap().as_ref(), Some(first));
@@ -115,9 +149,19 @@ async fn what_a_registry_gets_wrong_is_refused() {
     let other = format!("sha256:{}", "0".repeat(64));
     for (story, change, asked, says) in [
         ("another layer", "/blobs/", "example.test/app:1", "igest"),
-        ("another manifest", "/manifests/sha256", &format!("example.test/app@{digest}"), "igest"),
+        (
+            "another manifest",
+            "/manifests/sha256",
+            &format!("example.test/app@{digest}"),
+            "igest",
+        ),
         ("no such tag", "", "example.test/app:2", "anifest"),
-        ("no such digest", "", &format!("example.test/app@{other}"), "anifest"),
+        (
+            "no such digest",
+            "",
+            &format!("example.test/app@{other}"),
+            "anifest",
+        ),
     ] {
         let mut pages = good.clone();
         for (path, body) in &mut pages {
@@ -132,7 +176,13 @@ async fn what_a_registry_gets_wrong_is_refused() {
         assert_eq!(error.reason, Reason::ErrImagePull, "{story}");
         assert!(error.message.contains(says), "{story}: {}", error.message);
         assert!(store.list().unwrap().is_empty(), "{story}");
-        assert_eq!(std::fs::read_dir(dir.path().join("layers")).unwrap().count(), 0, "{story}");
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("layers"))
+                .unwrap()
+                .count(),
+            0,
+            "{story}"
+        );
     }
 }
 
@@ -144,9 +194,21 @@ async fn a_silent_registry_holds_up_nobody_else() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let mirror = |endpoint: String| Mirror { endpoint: vec![endpoint] };
+    let mirror = |endpoint: String| Mirror {
+        endpoint: vec![endpoint],
+    };
     let registries = Registries {
-        mirrors: [("silent.test".to_owned(), mirror(format!("http://{address}"))), ("example.test".to_owned(), mirror(format!("http://{}", registry.host)))].into(),
+        mirrors: [
+            (
+                "silent.test".to_owned(),
+                mirror(format!("http://{address}")),
+            ),
+            (
+                "example.test".to_owned(),
+                mirror(format!("http://{}", registry.host)),
+            ),
+        ]
+        .into(),
         ..Registries::default()
     };
     let store = ImageStore::open(dir.path(), registries).unwrap();
