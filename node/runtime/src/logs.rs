@@ -75,7 +75,7 @@ impl Reader {
             }
             // Asked before the read: what is written between the read and the end is not missed.
             let may_grow = self.options.follow && (self.alive)();
-            let mut block = [0u8; BLOCK];
+            let mut block = vec![0u8; BLOCK];
             let length = self.file.read(&mut block).await?;
             if length > 0 {
                 self.raw.extend_from_slice(&block[..length]);

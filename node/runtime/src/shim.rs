@@ -124,6 +124,11 @@ fn begin(dir: &Path) -> Result<(relay::Relay, Started), String> {
     let listener = UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
     let launched = launch::launch(dir, &order.layer, &spec, &order.sandbox, &order.group)?;
     let started = launch::started(launched.process);
+    let hierarchy = Hierarchy::detect();
+    if let (Hierarchy::V2 { .. }, Some(group)) = (&hierarchy, hierarchy.directory("memory", &order.group)) {
+        // As the kubelet's default (NoSwap); a kernel without swap has no such file.
+        let _ = std::fs::write(group.join("memory.swap.max"), "0");
+    }
     write_atomic(&dir.join(paths::STARTED), &serde_json::to_vec(&started).map_err(|e| text(&e))?)
         .map_err(|e| text(&e))?;
     // Blocked only now: what is blocked before a fork stays blocked in the container.

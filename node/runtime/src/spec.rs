@@ -165,7 +165,7 @@ impl Default for LogSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerSpec {
-    /// Unique on the node, `[a-z0-9-]`, at most 64 characters.
+    /// Unique on the node, `[a-z0-9-]`, at most 48 characters: socket paths are short.
     pub id: String,
     pub pod_uid: String,
     /// Opaque to the runtime; handed back by `list()`.

@@ -24,11 +24,7 @@ where
     let inwards = async move {
         while let Some(Ok(message)) = stream.next().await {
             match message {
-                Message::Binary(bytes) => {
-                    if to.write_all(&bytes).await.is_err() {
-                        break;
-                    }
-                }
+                Message::Binary(bytes) if to.write_all(&bytes).await.is_err() => break,
                 Message::Close(_) => {
                     let _ = answering.lock().await.flush().await;
                     break;

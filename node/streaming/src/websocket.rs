@@ -164,11 +164,7 @@ async fn hear<S>(
                     let _ = resize.try_send(size);
                 }
             }
-            Some((CLOSE, bytes)) if dialect.close_signal => {
-                if bytes.first() == Some(&STDIN) {
-                    stdin = None;
-                }
-            }
+            Some((CLOSE, bytes)) if dialect.close_signal && bytes.first() == Some(&STDIN) => stdin = None,
             _ => {}
         }
     }

@@ -100,7 +100,7 @@ async fn inwards(
     mut stdin: Option<DuplexStream>,
     mut resize: mpsc::Receiver<Size>,
 ) -> OwnedWriteHalf {
-    let mut buffer = [0u8; 16 * 1024];
+    let mut buffer = vec![0u8; 16 * 1024];
     let mut resizable = true;
     loop {
         let typed = async {
