@@ -2,6 +2,7 @@
 # kill -9 of the server while clients write: every object whose creation was acknowledged is there afterwards.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 acknowledged=$(mktemp)
+trap 'rm -f "$acknowledged"*; kubectl delete namespace "$NS" --wait=false > /dev/null 2>&1 || true' EXIT # the writers end with their file
 writer() { # N: creates ConfigMaps until told to stop, and notes each that was acknowledged
   local i=0
   while [[ -e $acknowledged.go ]]; do
@@ -9,7 +10,7 @@ writer() { # N: creates ConfigMaps until told to stop, and notes each that was a
     k create configmap "w$1-$i" --from-literal=i=$i --request-timeout=5s > /dev/null 2>&1 && echo "w$1-$i" >> "$acknowledged.$1"
   done
 }
-touch "$acknowledged.go"
+touch "$acknowledged".{1,2,3} "$acknowledged.go"
 for n in 1 2 3; do writer $n & done
 for round in 1 2 3; do
   before=$(cat "$acknowledged".[0-9] 2> /dev/null | wc -l)

@@ -72,10 +72,10 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         Command::Server(args) => server::run(*args, tasks::terminated())
             .await
             .map(|()| ExitCode::SUCCESS),
-        Command::Node(args) => node::run(*args, tasks::terminated())
+        Command::Node(args) => Box::pin(node::run(*args, tasks::terminated()))
             .await
             .map(|()| ExitCode::SUCCESS),
-        Command::Up(args) => up::run(*args).await.map(|()| ExitCode::SUCCESS),
+        Command::Up(args) => Box::pin(up::run(*args)).await.map(|()| ExitCode::SUCCESS),
         Command::Lab(command) => lab::run(command).await,
         Command::Dns(args) => dns::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Image(command) => image::run(command).await.map(|()| ExitCode::SUCCESS),

@@ -26,7 +26,13 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
             () = shutdown.cancelled() => return Ok(()),
         };
         tracing::info!("kubectl --kubeconfig {} get nodes", kubeconfig.display());
-        node::join_and_run(args.node, &[url], Some(token), shutdown.clone()).await
+        Box::pin(node::join_and_run(
+            args.node,
+            &[url],
+            Some(token),
+            shutdown.clone(),
+        ))
+        .await
     };
     // Either's failure ends both.
     let (server, node) = tokio::join!(
@@ -36,7 +42,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
             result
         },
         async {
-            let result = node.await;
+            let result = Box::pin(node).await;
             shutdown.cancel();
             result
         }
