@@ -38,7 +38,11 @@ pub(crate) struct Admission<'a> {
 }
 
 /// A step: may change the object, add to the transaction, or refuse.
-type Step = fn(&mut Admission<'_>, &mut Option<&mut dyn Object>, Option<&dyn Object>) -> Result<(), ApiError>;
+type Step = fn(
+    &mut Admission<'_>,
+    &mut Option<&mut dyn Object>,
+    Option<&dyn Object>,
+) -> Result<(), ApiError>;
 
 /// The order matters: what changes objects comes before what judges them.
 const STEPS: &[(&str, Step)] = &[
@@ -60,13 +64,26 @@ impl<'a> Admission<'a> {
         target: &'a Target,
         operation: Operation,
     ) -> Self {
-        Self { api, user, snapshot, target, operation, changes: Vec::new(), warnings: Vec::new() }
+        Self {
+            api,
+            user,
+            snapshot,
+            target,
+            operation,
+            changes: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// Runs the list.
-    pub(crate) fn run(&mut self, mut object: Option<&mut dyn Object>, old: Option<&dyn Object>) -> Result<(), ApiError> {
+    pub(crate) fn run(
+        &mut self,
+        mut object: Option<&mut dyn Object>,
+        old: Option<&dyn Object>,
+    ) -> Result<(), ApiError> {
         for (name, step) in STEPS {
-            step(self, &mut object, old).inspect_err(|error| tracing::debug!(step = name, %error, "admission refused"))?;
+            step(self, &mut object, old)
+                .inspect_err(|error| tracing::debug!(step = name, %error, "admission refused"))?;
         }
         Ok(())
     }
@@ -78,7 +95,9 @@ impl<'a> Admission<'a> {
 
     /// Whether this is a write of `group/resource` itself, not of a subresource.
     pub(crate) fn is(&self, group: &str, resource: &str) -> bool {
-        self.target.row.group == group && self.target.row.plural == resource && self.target.subresource.is_empty()
+        self.target.row.group == group
+            && self.target.row.plural == resource
+            && self.target.subresource.is_empty()
     }
 
     /// `pods "x" is forbidden: why`.

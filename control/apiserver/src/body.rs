@@ -49,7 +49,9 @@ pub fn empty() -> Body {
 /// These bytes.
 #[must_use]
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// Reads a body to its end, within the limits.
@@ -59,7 +61,13 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 pub async fn read(body: Body) -> Result<Bytes, ReadError> {
     let mut body = body;
     let known = body.size_hint().lower() > MAX_BODY as u64;
-    let read = if known { Err(ReadError::TooLarge) } else { tokio::time::timeout(BODY_DEADLINE, collect(&mut body)).await.map_err(|_| ReadError::Slow)? };
+    let read = if known {
+        Err(ReadError::TooLarge)
+    } else {
+        tokio::time::timeout(BODY_DEADLINE, collect(&mut body))
+            .await
+            .map_err(|_| ReadError::Slow)?
+    };
     if matches!(read, Err(ReadError::TooLarge)) {
         // A client that is still sending reads no answer: let it finish, within reason.
         let _ = tokio::time::timeout(DRAIN_DEADLINE, drain(&mut body)).await;
@@ -82,7 +90,9 @@ async fn collect(body: &mut Body) -> Result<Bytes, ReadError> {
     let mut first: Option<Bytes> = None;
     let mut more = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(ReadError::Cut)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(ReadError::Cut)?.into_data() else {
+            continue;
+        };
         if first.as_ref().map_or(0, Bytes::len) + more.len() + data.len() > MAX_BODY {
             return Err(ReadError::TooLarge);
         }
@@ -123,7 +133,11 @@ impl Listing {
         }
         parts.push_back(tail);
         let left = parts.iter().map(|part| part.len() as u64).sum();
-        Self { parts, left, offset: 0 }
+        Self {
+            parts,
+            left,
+            offset: 0,
+        }
     }
 
     /// Everything at once, for answers that are transformed further.
@@ -141,12 +155,16 @@ impl http_body::Body for Listing {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if this.left == 0 {
             return Poll::Ready(None);
         }
-        let mut piece = BytesMut::with_capacity(PIECE.min(usize::try_from(this.left).unwrap_or(PIECE)));
+        let mut piece =
+            BytesMut::with_capacity(PIECE.min(usize::try_from(this.left).unwrap_or(PIECE)));
         while let Some(part) = this.parts.front() {
             let room = PIECE - piece.len();
             let rest = &part[this.offset..];
@@ -180,16 +198,26 @@ mod tests {
     #[tokio::test]
     async fn listing_is_joined_in_pieces() {
         let item = Bytes::from(vec![b'x'; 50_000]);
-        let list = Listing::new(Bytes::from_static(b"["), vec![item.clone(), item.clone(), item], Bytes::from_static(b"]"));
+        let list = Listing::new(
+            Bytes::from_static(b"["),
+            vec![item.clone(), item.clone(), item],
+            Bytes::from_static(b"]"),
+        );
         assert_eq!(list.size_hint().exact(), Some(150_004));
         let all = list.collect().await.unwrap().to_bytes();
         assert_eq!(all.len(), 150_004);
-        assert_eq!((all[0], all[50_001], all[100_002], all[150_003]), (b'[', b',', b',', b']'));
+        assert_eq!(
+            (all[0], all[50_001], all[100_002], all[150_003]),
+            (b'[', b',', b',', b']')
+        );
     }
 
     #[tokio::test]
     async fn too_large_is_refused() {
-        assert!(matches!(read(full(vec![0; MAX_BODY + 1])).await, Err(ReadError::TooLarge)));
+        assert!(matches!(
+            read(full(vec![0; MAX_BODY + 1])).await,
+            Err(ReadError::TooLarge)
+        ));
         assert_eq!(read(full("abc")).await.unwrap(), "abc");
     }
 }

@@ -21,7 +21,10 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub(crate) fn new() -> Self {
-        Self { running: Arc::new(Semaphore::new(RUNNING)), waiting: AtomicUsize::new(0) }
+        Self {
+            running: Arc::new(Semaphore::new(RUNNING)),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// A place to run in. Dropping the permit frees it.
@@ -29,7 +32,8 @@ impl Flow {
         if let Ok(permit) = self.running.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let refused = || ApiError::too_many_requests("Too many requests, please try again later.", 1);
+        let refused =
+            || ApiError::too_many_requests("Too many requests, please try again later.", 1);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(refused());

@@ -18,7 +18,13 @@ pub(crate) fn version(ask: &Ask) -> Response<Body> {
     let platform = match std::env::consts::ARCH {
         "aarch64" => "linux/arm64",
         "x86_64" => "linux/amd64",
-        other => return respond::document(StatusCode::OK, version_json(&format!("linux/{other}")), ask.accepted),
+        other => {
+            return respond::document(
+                StatusCode::OK,
+                version_json(&format!("linux/{other}")),
+                ask.accepted,
+            );
+        }
     };
     respond::document(StatusCode::OK, version_json(platform), ask.accepted)
 }
@@ -44,13 +50,31 @@ type Check = (&'static str, fn(&ApiServer) -> Result<(), &'static str>);
 const CHECKS: &[Check] = &[
     ("ping", |_| Ok(())),
     ("log", |_| Ok(())),
-    ("store", |api| if api.store.status().healthy { Ok(()) } else { Err("the store has stopped after a disk error") }),
+    ("store", |api| {
+        if api.store.status().healthy {
+            Ok(())
+        } else {
+            Err("the store has stopped after a disk error")
+        }
+    }),
 ];
 
 /// What only readiness asks.
 const READY: &[Check] = &[
-    ("leader", |api| if api.store.status().leader.is_some() { Ok(()) } else { Err("no leader is known") }),
-    ("shutdown", |api| if api.ending.is_cancelled() { Err("process is shutting down") } else { Ok(()) }),
+    ("leader", |api| {
+        if api.store.status().leader.is_some() {
+            Ok(())
+        } else {
+            Err("no leader is known")
+        }
+    }),
+    ("shutdown", |api| {
+        if api.ending.is_cancelled() {
+            Err("process is shutting down")
+        } else {
+            Ok(())
+        }
+    }),
 ];
 
 /// `/livez`, `/readyz`, `/healthz` and the single checks below them.
@@ -58,7 +82,9 @@ pub(crate) fn check(api: &ApiServer, ask: &Ask, path: &str) -> Result<Response<B
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let kind = parts.next().unwrap_or_default();
     let only = parts.next();
-    let checks = CHECKS.iter().chain(if kind == "readyz" { READY } else { &[] });
+    let checks = CHECKS
+        .iter()
+        .chain(if kind == "readyz" { READY } else { &[] });
     let excluded: Vec<&str> = ask.query.all("exclude").collect();
     let (mut lines, mut failed, mut found) = (String::new(), false, false);
     for (name, check) in checks.filter(|(name, _)| only.is_none_or(|only| only == *name)) {
@@ -80,10 +106,16 @@ pub(crate) fn check(api: &ApiServer, ask: &Ask, path: &str) -> Result<Response<B
         return Err(ApiError::no_such_resource());
     }
     if failed {
-        return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{kind} check failed\n")));
+        return Ok(text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("{lines}{kind} check failed\n"),
+        ));
     }
     if ask.query.get("verbose").is_some() && only.is_none() {
-        return Ok(text(StatusCode::OK, format!("{lines}{kind} check passed\n")));
+        return Ok(text(
+            StatusCode::OK,
+            format!("{lines}{kind} check passed\n"),
+        ));
     }
     Ok(text(StatusCode::OK, "ok"))
 }
@@ -91,5 +123,9 @@ pub(crate) fn check(api: &ApiServer, ask: &Ask, path: &str) -> Result<Response<B
 /// `/metrics`
 pub(crate) fn metrics(api: &ApiServer) -> Result<Response<Body>, ApiError> {
     let text = api.registry.text().map_err(ApiError::internal)?;
-    Ok(respond::plain(StatusCode::OK, caravel_exporter::TEXT, text.into()))
+    Ok(respond::plain(
+        StatusCode::OK,
+        caravel_exporter::TEXT,
+        text.into(),
+    ))
 }

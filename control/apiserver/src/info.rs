@@ -37,10 +37,17 @@ impl RequestInfo {
     /// Reads the attributes of one request.
     #[must_use]
     pub fn parse(method: &http::Method, path: &str, query: &Query) -> Self {
-        let parts: Vec<String> =
-            path.split('/').filter(|part| !part.is_empty()).take(MAX_SEGMENTS).map(|part| unescape(part, false)).collect();
-        let mut info =
-            Self { path: unescape(path, false), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
+        let parts: Vec<String> = path
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .take(MAX_SEGMENTS)
+            .map(|part| unescape(part, false))
+            .collect();
+        let mut info = Self {
+            path: unescape(path, false),
+            verb: method.as_str().to_ascii_lowercase(),
+            ..Self::default()
+        };
         let rest: &[String] = match parts.first().map(String::as_str) {
             Some("api") if parts.len() >= 3 => {
                 info.version.clone_from(&parts[1]);
@@ -88,7 +95,12 @@ impl RequestInfo {
         if info.name.is_empty() {
             match info.verb.as_str() {
                 "get" => {
-                    info.verb = if old_watch || query.flag("watch") { "watch" } else { "list" }.to_owned();
+                    info.verb = if old_watch || query.flag("watch") {
+                        "watch"
+                    } else {
+                        "list"
+                    }
+                    .to_owned();
                     if let Some(name) = named(query) {
                         info.name = name;
                     }
@@ -121,31 +133,79 @@ mod tests {
         for (method, target, want) in [
             ("GET", "/api/v1/namespaces", "list|v1|namespaces|||"),
             ("GET", "/api/v1/namespaces/a", "get|v1|namespaces||a|a"),
-            ("PUT", "/api/v1/namespaces/a/finalize", "update|v1|namespaces|finalize|a|a"),
+            (
+                "PUT",
+                "/api/v1/namespaces/a/finalize",
+                "update|v1|namespaces|finalize|a|a",
+            ),
             ("GET", "/api/v1/namespaces/a/pods", "list|v1|pods||a|"),
-            ("GET", "/api/v1/namespaces/a/pods?watch=1", "watch|v1|pods||a|"),
-            ("GET", "/api/v1/watch/namespaces/a/pods", "watch|v1|pods||a|"),
-            ("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list|v1|pods|||x"),
-            ("POST", "/api/v1/namespaces/a/pods/b/exec?command=x", "create|v1|pods|exec|a|b"),
-            ("DELETE", "/apis/apps/v1/namespaces/a/deployments", "deletecollection|apps/v1|deployments||a|"),
-            ("PATCH", "/apis/apps/v1/namespaces/a/deployments/b/scale", "patch|apps/v1|deployments|scale|a|b"),
-            ("GET", "/api/v1/nodes/n/proxy/stats/summary", "get|v1|nodes|proxy||n"),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods?watch=1",
+                "watch|v1|pods||a|",
+            ),
+            (
+                "GET",
+                "/api/v1/watch/namespaces/a/pods",
+                "watch|v1|pods||a|",
+            ),
+            (
+                "GET",
+                "/api/v1/pods?fieldSelector=metadata.name%3Dx",
+                "list|v1|pods|||x",
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/a/pods/b/exec?command=x",
+                "create|v1|pods|exec|a|b",
+            ),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/a/deployments",
+                "deletecollection|apps/v1|deployments||a|",
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/b/scale",
+                "patch|apps/v1|deployments|scale|a|b",
+            ),
+            (
+                "GET",
+                "/api/v1/nodes/n/proxy/stats/summary",
+                "get|v1|nodes|proxy||n",
+            ),
             ("GET", "/api/v1", "get|||||"),
             ("GET", "/healthz", "get|||||"),
         ] {
-            let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+            let (path, query) = target
+                .split_once('?')
+                .map_or((target, None), |(path, query)| (path, Some(query)));
             let info = RequestInfo::parse(&method.parse().unwrap(), path, &Query::parse(query));
-            let version =
-                if info.group.is_empty() { info.version.clone() } else { format!("{}/{}", info.group, info.version) };
-            let got =
-                [info.verb, version, info.resource, info.subresource, info.namespace, info.name].join("|");
+            let version = if info.group.is_empty() {
+                info.version.clone()
+            } else {
+                format!("{}/{}", info.group, info.version)
+            };
+            let got = [
+                info.verb,
+                version,
+                info.resource,
+                info.subresource,
+                info.namespace,
+                info.name,
+            ]
+            .join("|");
             assert_eq!(got, want, "{method} {target}");
         }
     }
 
     #[test]
     fn proxy_rest() {
-        let info = RequestInfo::parse(&http::Method::GET, "/api/v1/nodes/n/proxy/stats/summary", &Query::default());
+        let info = RequestInfo::parse(
+            &http::Method::GET,
+            "/api/v1/nodes/n/proxy/stats/summary",
+            &Query::default(),
+        );
         assert_eq!(info.rest, "stats/summary");
     }
 }

@@ -30,7 +30,12 @@ impl Internal {
             Some(("kube-system", _)) => "kube-controller-manager".to_owned(),
             _ => user.name.rsplit(':').next().unwrap_or_default().to_owned(),
         };
-        Self { api, user, epoch, manager }
+        Self {
+            api,
+            user,
+            epoch,
+            manager,
+        }
     }
 
     /// Under another name in managedFields.
@@ -41,22 +46,42 @@ impl Internal {
     }
 
     fn writer(&self) -> Writer<'_> {
-        let options =
-            WriteOptions { validation: Validation::Ignore, manager: self.manager.clone(), ..WriteOptions::default() };
-        Writer { api: &self.api, user: &self.user, epoch: self.epoch, options }
+        let options = WriteOptions {
+            validation: Validation::Ignore,
+            manager: self.manager.clone(),
+            ..WriteOptions::default()
+        };
+        Writer {
+            api: &self.api,
+            user: &self.user,
+            epoch: self.epoch,
+            options,
+        }
     }
 
     fn decode(row: &'static Row, object: Value) -> Result<Box<dyn Object>, ApiError> {
-        caravel_registry::resource(row).from_value(object).map_err(|error| ApiError::bad_request(error.to_string()))
+        caravel_registry::resource(row)
+            .from_value(object)
+            .map_err(|error| ApiError::bad_request(error.to_string()))
     }
 
     /// Creates an object; `generateName` works.
     ///
     /// # Errors
     /// Whatever the same request over HTTP would be refused with.
-    pub async fn create(&self, row: &'static Row, namespace: &str, object: Value) -> Result<Written, ApiError> {
+    pub async fn create(
+        &self,
+        row: &'static Row,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Written, ApiError> {
         let object = Self::decode(row, object)?;
-        let target = target(row, namespace, object.meta().name.as_deref().unwrap_or_default(), "");
+        let target = target(
+            row,
+            namespace,
+            object.meta().name.as_deref().unwrap_or_default(),
+            "",
+        );
         self.writer().create(target, object, true).await
     }
 
@@ -64,7 +89,12 @@ impl Internal {
     ///
     /// # Errors
     /// As [`create`](Self::create); 409 on a stale revision.
-    pub async fn update(&self, row: &'static Row, namespace: &str, object: Value) -> Result<Written, ApiError> {
+    pub async fn update(
+        &self,
+        row: &'static Row,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Written, ApiError> {
         self.replace(row, namespace, object, "", Part::Main).await
     }
 
@@ -72,8 +102,14 @@ impl Internal {
     ///
     /// # Errors
     /// As [`update`](Self::update).
-    pub async fn update_status(&self, row: &'static Row, namespace: &str, object: Value) -> Result<Written, ApiError> {
-        self.replace(row, namespace, object, "status", Part::Status).await
+    pub async fn update_status(
+        &self,
+        row: &'static Row,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Written, ApiError> {
+        self.replace(row, namespace, object, "status", Part::Status)
+            .await
     }
 
     async fn replace(
@@ -85,8 +121,15 @@ impl Internal {
         part: Part,
     ) -> Result<Written, ApiError> {
         let object = Self::decode(row, object)?;
-        let target = target(row, namespace, object.meta().name.as_deref().unwrap_or_default(), subresource);
-        self.writer().update(&target, part, |_: &Current<'_>| Ok(object.clone_object())).await
+        let target = target(
+            row,
+            namespace,
+            object.meta().name.as_deref().unwrap_or_default(),
+            subresource,
+        );
+        self.writer()
+            .update(&target, part, |_: &Current<'_>| Ok(object.clone_object()))
+            .await
     }
 
     /// Applies a JSON merge patch to an object (`subresource` empty) or its status.
@@ -101,12 +144,18 @@ impl Internal {
         subresource: &str,
         patch: &Value,
     ) -> Result<Written, ApiError> {
-        let (subresource, part) = if subresource == "status" { ("status", Part::Status) } else { ("", Part::Main) };
+        let (subresource, part) = if subresource == "status" {
+            ("status", Part::Status)
+        } else {
+            ("", Part::Main)
+        };
         let patch = Patch::parse(Form::Merge, patch.to_string().into())?;
         let target = target(row, namespace, name, subresource);
         let ty = self.api.schema.of(row.definition);
         self.writer()
-            .update(&target, part, |current: &Current<'_>| Self::decode(row, patch.apply(&current.old.to_value(), ty)?))
+            .update(&target, part, |current: &Current<'_>| {
+                Self::decode(row, patch.apply(&current.old.to_value(), ty)?)
+            })
             .await
     }
 
@@ -114,17 +163,31 @@ impl Internal {
     ///
     /// # Errors
     /// 404, or 409 where a precondition does not hold.
-    pub async fn delete(&self, row: &'static Row, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Written, ApiError> {
+    pub async fn delete(
+        &self,
+        row: &'static Row,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Written, ApiError> {
         let mut writer = self.writer();
         writer.options.dry_run = options.dry_run;
-        writer.delete(&target(row, namespace, name, ""), options).await
+        writer
+            .delete(&target(row, namespace, name, ""), options)
+            .await
     }
 
     /// Binds a pod to a node. `uid`, where given, is a condition.
     ///
     /// # Errors
     /// 409 when it is bound already or going.
-    pub async fn bind(&self, namespace: &str, pod: &str, uid: Option<&str>, node: &str) -> Result<Written, ApiError> {
+    pub async fn bind(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: Option<&str>,
+        node: &str,
+    ) -> Result<Written, ApiError> {
         let target = target(subresource::pods(), namespace, pod, "binding");
         subresource::bind(&self.writer(), &target, &subresource::binding_to(node, uid)).await
     }
@@ -135,12 +198,26 @@ impl Internal {
     /// 404, 409.
     pub async fn finalize(&self, namespace: &Namespace) -> Result<Written, ApiError> {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
-        let target = target(<Namespace as caravel_api::Kind>::row(), "", name, "finalize");
+        let target = target(
+            <Namespace as caravel_api::Kind>::row(),
+            "",
+            name,
+            "finalize",
+        );
         subresource::finalize_to(&self.writer(), &target, namespace).await
     }
 }
 
 fn target(row: &'static Row, namespace: &str, name: &str, subresource: &'static str) -> Target {
-    let namespace = if row.is_namespaced() { namespace.to_owned() } else { String::new() };
-    Target { row, namespace, name: name.to_owned(), subresource }
+    let namespace = if row.is_namespaced() {
+        namespace.to_owned()
+    } else {
+        String::new()
+    };
+    Target {
+        row,
+        namespace,
+        name: name.to_owned(),
+        subresource,
+    }
 }

@@ -41,7 +41,9 @@ pub(crate) struct Endpoint {
 /// The address of a node: its InternalIP, else its ExternalIP or Hostname.
 pub(crate) fn endpoint(node: &Node) -> Result<Endpoint, KubeletError> {
     let status = node.status.as_ref();
-    let addresses = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let addresses = status
+        .and_then(|status| status.addresses.as_deref())
+        .unwrap_or_default();
     let host = ["InternalIP", "ExternalIP", "Hostname"]
         .iter()
         .find_map(|kind| addresses.iter().find(|address| address.type_ == *kind))
@@ -67,15 +69,18 @@ pub(crate) async fn send(
         let stream = TcpStream::connect((host.as_str(), port)).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
-        tokio_rustls::TlsConnector::from(tls).connect(name, stream).await
+        tokio_rustls::TlsConnector::from(tls)
+            .connect(name, stream)
+            .await
     };
     let stream = tokio::time::timeout(CONNECT, dial)
         .await
         .map_err(|_| KubeletError::Timeout(host.clone(), port))?
         .map_err(|error| KubeletError::Dial(host.clone(), port, error))?;
     let failed = |error: hyper::Error| KubeletError::Request(host.clone(), error.into());
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     tasks::drive(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to node ended");
@@ -110,8 +115,11 @@ fn passed_on(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
     // The caller's credentials end here: the node is spoken to as the API server.
     out.remove(header::AUTHORIZATION);
     out.remove(header::HOST);
-    let impersonation: Vec<_> =
-        out.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    let impersonation: Vec<_> = out
+        .keys()
+        .filter(|name| name.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
     for name in impersonation {
         out.remove(name);
     }
@@ -124,7 +132,11 @@ pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+        .any(|value| {
+            value
+                .split(',')
+                .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        })
 }
 
 /// Passes a request on to the node at `target` (path and query) and its answer back; a switch of protocols becomes a tunnel.
@@ -138,17 +150,32 @@ pub(crate) async fn forward(
     let upgrade = wants_upgrade(original.headers());
     let client = upgrade.then(|| hyper::upgrade::on(&mut original));
     let mut headers = passed_on(original.headers(), upgrade);
-    let host = if node.host.contains(':') { format!("[{}]:{}", node.host, node.port) } else { format!("{}:{}", node.host, node.port) };
+    let host = if node.host.contains(':') {
+        format!("[{}]:{}", node.host, node.port)
+    } else {
+        format!("{}:{}", node.host, node.port)
+    };
     if let Ok(host) = HeaderValue::from_str(&host) {
         headers.insert(header::HOST, host);
     }
-    let mut request = Request::builder().method(original.method().clone()).uri(target).body(()).map_err(bad)?;
+    let mut request = Request::builder()
+        .method(original.method().clone())
+        .uri(target)
+        .body(())
+        .map_err(bad)?;
     *request.headers_mut() = headers;
-    let body = if upgrade { empty() } else { original.into_body() };
+    let body = if upgrade {
+        empty()
+    } else {
+        original.into_body()
+    };
     let mut response = send(tls, node, request.map(|()| body)).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else {
-            return Err(KubeletError::Request(node.host.clone(), "the node switched protocols unasked".into()));
+            return Err(KubeletError::Request(
+                node.host.clone(),
+                "the node switched protocols unasked".into(),
+            ));
         };
         tasks::tunnel(client, hyper::upgrade::on(&mut response));
         let (parts, _) = response.into_parts();
@@ -158,7 +185,10 @@ pub(crate) async fn forward(
     for name in HOP {
         parts.headers.remove(name);
     }
-    Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+    Ok(Response::from_parts(
+        parts,
+        body.map_err(Into::into).boxed_unsync(),
+    ))
 }
 
 /// A plain GET, as log reading does.
@@ -168,7 +198,9 @@ pub(crate) async fn get(
     target: &str,
 ) -> Result<Response<hyper::body::Incoming>, KubeletError> {
     let bad = |error: BoxError| KubeletError::Request(node.host.clone(), error);
-    let uri: Uri = target.parse().map_err(|error: http::uri::InvalidUri| bad(error.into()))?;
+    let uri: Uri = target
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| bad(error.into()))?;
     let request = Request::builder()
         .method(Method::GET)
         .uri(uri)
@@ -190,8 +222,17 @@ mod tests {
                        "daemonEndpoints": {"kubeletEndpoint": {"Port": 10350}}}
         }))
         .unwrap();
-        assert_eq!(endpoint(&node).unwrap(), Endpoint { host: "10.0.0.7".into(), port: 10350 });
-        assert!(matches!(endpoint(&Node::default()), Err(KubeletError::NoAddress)));
+        assert_eq!(
+            endpoint(&node).unwrap(),
+            Endpoint {
+                host: "10.0.0.7".into(),
+                port: 10350
+            }
+        );
+        assert!(matches!(
+            endpoint(&Node::default()),
+            Err(KubeletError::NoAddress)
+        ));
     }
 
     #[test]
@@ -207,11 +248,17 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
         }
         let names = |upgrade| {
-            let mut names: Vec<_> = passed_on(&headers, upgrade).keys().map(ToString::to_string).collect();
+            let mut names: Vec<_> = passed_on(&headers, upgrade)
+                .keys()
+                .map(ToString::to_string)
+                .collect();
             names.sort();
             names
         };
-        assert_eq!(names(true), ["connection", "upgrade", "x-stream-protocol-version"]);
+        assert_eq!(
+            names(true),
+            ["connection", "upgrade", "x-stream-protocol-version"]
+        );
         assert_eq!(names(false), ["x-stream-protocol-version"]);
     }
 }

@@ -62,7 +62,13 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
         .filter_map(|part| {
             let mut fields = part.split(';').map(str::trim);
             let media = fields.next().filter(|media| !media.is_empty())?;
-            let mut clause = Clause { media, r#as: "", version: "", group: "", quality: 1000 };
+            let mut clause = Clause {
+                media,
+                r#as: "",
+                version: "",
+                group: "",
+                quality: 1000,
+            };
             for field in fields {
                 match field.split_once('=') {
                     Some(("as", value)) => clause.r#as = value,
@@ -87,27 +93,42 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
 /// Chooses the response form; `None` is 406.
 #[must_use]
 pub fn accept(headers: &HeaderMap, pretty: bool) -> Option<Accepted> {
-    let header = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let header = headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("*/*");
     if header.trim().is_empty() {
-        return Some(Accepted { pretty, ..Accepted::default() });
+        return Some(Accepted {
+            pretty,
+            ..Accepted::default()
+        });
     }
-    clauses(header).into_iter().filter(|clause| clause.quality > 0).find_map(|clause| {
-        let encoding = match clause.media {
-            "application/json" | "*/*" | "application/*" | "text/html" => Encoding::Json,
-            "application/yaml" | "application/x-yaml" | "text/yaml" => Encoding::Yaml,
-            _ => return None,
-        };
-        let shape = match (clause.r#as, clause.group, clause.version) {
-            ("", _, _) => Shape::Object,
-            ("Table", "meta.k8s.io", "v1" | "v1beta1") => Shape::Table,
-            ("PartialObjectMetadata", "meta.k8s.io", "v1" | "v1beta1") => Shape::Metadata,
-            ("PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") => Shape::MetadataList,
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Shape::Discovery,
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Shape::DiscoveryBeta,
-            _ => return None,
-        };
-        Some(Accepted { encoding, shape, pretty })
-    })
+    clauses(header)
+        .into_iter()
+        .filter(|clause| clause.quality > 0)
+        .find_map(|clause| {
+            let encoding = match clause.media {
+                "application/json" | "*/*" | "application/*" | "text/html" => Encoding::Json,
+                "application/yaml" | "application/x-yaml" | "text/yaml" => Encoding::Yaml,
+                _ => return None,
+            };
+            let shape = match (clause.r#as, clause.group, clause.version) {
+                ("", _, _) => Shape::Object,
+                ("Table", "meta.k8s.io", "v1" | "v1beta1") => Shape::Table,
+                ("PartialObjectMetadata", "meta.k8s.io", "v1" | "v1beta1") => Shape::Metadata,
+                ("PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") => {
+                    Shape::MetadataList
+                }
+                ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Shape::Discovery,
+                ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Shape::DiscoveryBeta,
+                _ => return None,
+            };
+            Some(Accepted {
+                encoding,
+                shape,
+                pretty,
+            })
+        })
 }
 
 /// The form of a request body; `Err` is the media type that is not understood (415). No header means JSON.
@@ -115,9 +136,18 @@ pub fn accept(headers: &HeaderMap, pretty: bool) -> Option<Accepted> {
 /// # Errors
 /// The media type, when it is none of these.
 pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding, String> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Encoding::Json) };
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return Ok(Encoding::Json);
+    };
     let value = value.to_str().unwrap_or("?");
-    match value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+    match value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+        .as_str()
+    {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
@@ -128,9 +158,15 @@ pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding, String> {
 /// Whether the client takes gzip.
 #[must_use]
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
-    headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        clauses(value).iter().any(|clause| clause.media.eq_ignore_ascii_case("gzip") && clause.quality > 0)
-    })
+    headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| {
+            clauses(value)
+                .iter()
+                .any(|clause| clause.media.eq_ignore_ascii_case("gzip") && clause.quality > 0)
+        })
 }
 
 #[cfg(test)]
@@ -144,15 +180,31 @@ mod tests {
             ("*/*", Some((Encoding::Json, Shape::Object))),
             ("application/yaml", Some((Encoding::Yaml, Shape::Object))),
             ("application/vnd.kubernetes.protobuf", None),
-            ("application/vnd.kubernetes.protobuf,application/json", Some((Encoding::Json, Shape::Object))),
-            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Encoding::Json, Shape::Table))),
-            ("application/json;as=Unknown;v=v1;g=meta.k8s.io,application/json", Some((Encoding::Json, Shape::Object))),
-            ("application/json;q=0.5, application/yaml;q=0.9", Some((Encoding::Yaml, Shape::Object))),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Some((Encoding::Json, Shape::Object)),
+            ),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Some((Encoding::Json, Shape::Table)),
+            ),
+            (
+                "application/json;as=Unknown;v=v1;g=meta.k8s.io,application/json",
+                Some((Encoding::Json, Shape::Object)),
+            ),
+            (
+                "application/json;q=0.5, application/yaml;q=0.9",
+                Some((Encoding::Yaml, Shape::Object)),
+            ),
             ("text/plain", None),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, header.parse().unwrap());
-            assert_eq!(accept(&headers, false).map(|it| (it.encoding, it.shape)), want, "{header}");
+            assert_eq!(
+                accept(&headers, false).map(|it| (it.encoding, it.shape)),
+                want,
+                "{header}"
+            );
         }
     }
 }

@@ -28,7 +28,11 @@ pub(crate) struct WriteOptions {
 
 impl WriteOptions {
     /// `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`; it names the object of a 422.
-    pub(crate) fn parse(query: &Query, user_agent: Option<&str>, kind: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(
+        query: &Query,
+        user_agent: Option<&str>,
+        kind: &str,
+    ) -> Result<Self, ApiError> {
         let mut errors = Vec::new();
         let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let validation = match query.text("fieldValidation").unwrap_or("Warn") {
@@ -36,7 +40,11 @@ impl WriteOptions {
             "Warn" => Validation::Warn,
             "Strict" => Validation::Strict,
             other => {
-                errors.push(FieldError::not_supported(&Path::new("fieldValidation"), other, &["Ignore", "Strict", "Warn"]));
+                errors.push(FieldError::not_supported(
+                    &Path::new("fieldValidation"),
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                ));
                 Validation::Warn
             }
         };
@@ -70,7 +78,11 @@ fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldErro
         match value {
             "All" => dry = true,
             "" => {}
-            other => errors.push(FieldError::not_supported(&Path::new("dryRun"), other, &["All"])),
+            other => errors.push(FieldError::not_supported(
+                &Path::new("dryRun"),
+                other,
+                &["All"],
+            )),
         }
     }
     dry
@@ -86,14 +98,35 @@ pub(crate) fn dry_run_list(values: &[String], kind: &str) -> Result<bool, ApiErr
 
 /// 422 about an options object, if there is anything wrong.
 pub(crate) fn refuse(kind: &str, errors: Vec<FieldError>) -> Result<(), ApiError> {
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_kind("meta.k8s.io", kind, "", &FieldErrors(errors))) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid_kind(
+            "meta.k8s.io",
+            kind,
+            "",
+            &FieldErrors(errors),
+        ))
+    }
 }
 
 /// The first word of the user agent, as upstream names a manager that did not say its name.
 fn manager_of(user_agent: Option<&str>) -> String {
-    let name = user_agent.unwrap_or_default().split('/').next().unwrap_or_default();
-    let name: String = name.chars().filter(|character| !character.is_control()).take(128).collect();
-    if name.is_empty() { "unknown".to_owned() } else { name }
+    let name = user_agent
+        .unwrap_or_default()
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    let name: String = name
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(128)
+        .collect();
+    if name.is_empty() {
+        "unknown".to_owned()
+    } else {
+        name
+    }
 }
 
 #[cfg(test)]
@@ -102,11 +135,23 @@ mod tests {
 
     #[test]
     fn options() {
-        let parse = |text: &str| WriteOptions::parse(&Query::parse(Some(text)), Some("kubectl/v1.32 (linux)"), "CreateOptions");
+        let parse = |text: &str| {
+            WriteOptions::parse(
+                &Query::parse(Some(text)),
+                Some("kubectl/v1.32 (linux)"),
+                "CreateOptions",
+            )
+        };
         let plain = parse("").unwrap();
-        assert_eq!((plain.dry_run, plain.validation, plain.manager.as_str()), (false, Validation::Warn, "kubectl"));
+        assert_eq!(
+            (plain.dry_run, plain.validation, plain.manager.as_str()),
+            (false, Validation::Warn, "kubectl")
+        );
         let full = parse("dryRun=All&fieldValidation=Strict&fieldManager=me").unwrap();
-        assert_eq!((full.dry_run, full.validation, full.manager.as_str()), (true, Validation::Strict, "me"));
+        assert_eq!(
+            (full.dry_run, full.validation, full.manager.as_str()),
+            (true, Validation::Strict, "me")
+        );
         let error = parse("dryRun=x").unwrap_err();
         assert_eq!(error.code, 422);
         assert_eq!(

@@ -21,7 +21,9 @@ impl Pages {
     pub(crate) fn keep(&self, snapshot: &Snapshot) {
         let mut kept = self.0.lock();
         let now = Instant::now();
-        kept.retain(|(at, old)| now.duration_since(*at) < KEEP && old.revision() != snapshot.revision());
+        kept.retain(|(at, old)| {
+            now.duration_since(*at) < KEEP && old.revision() != snapshot.revision()
+        });
         while kept.len() >= MOST {
             kept.pop_front();
         }
@@ -33,7 +35,9 @@ impl Pages {
         let kept = self.0.lock();
         let now = Instant::now();
         kept.iter()
-            .find(|(at, snapshot)| snapshot.revision() == revision && now.duration_since(*at) < KEEP)
+            .find(|(at, snapshot)| {
+                snapshot.revision() == revision && now.duration_since(*at) < KEEP
+            })
             .map(|(_, snapshot)| snapshot.clone())
     }
 }

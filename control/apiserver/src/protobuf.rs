@@ -18,7 +18,9 @@ const DEPTH: usize = 64;
 /// Why a body is no object.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ProtobufError {
-    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
+    #[error(
+        "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
+    )]
     Magic,
     #[error("the message ends in the middle of a field")]
     Cut,
@@ -76,12 +78,23 @@ type Table = HashMap<&'static str, Vec<Field>>;
 fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
-        let lines = || include_str!("protobuf/fields.tsv").lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('\t'));
+        let lines = || {
+            include_str!("protobuf/fields.tsv")
+                .lines()
+                .filter(|line| !line.starts_with('#'))
+                .filter_map(|line| line.split_once('\t'))
+        };
         let names: HashMap<&'static str, ()> = lines().map(|(name, _)| (name, ())).collect();
         lines()
             .map(|(message, fields)| {
                 let package = message.rsplit_once('.').map_or("", |(package, _)| package);
-                (message, fields.split(';').filter_map(|field| parse(field, package, &names)).collect())
+                (
+                    message,
+                    fields
+                        .split(';')
+                        .filter_map(|field| parse(field, package, &names))
+                        .collect(),
+                )
             })
             .collect()
     })
@@ -111,11 +124,19 @@ fn parse(text: &'static str, package: &str, names: &HashMap<&'static str, ()>) -
         b'V' => Kind::Texts,
         _ => {
             let reference = &what[2..];
-            let full = reference.strip_prefix('.').map_or_else(|| reference.to_owned(), |short| format!("{package}.{short}"));
+            let full = reference.strip_prefix('.').map_or_else(
+                || reference.to_owned(),
+                |short| format!("{package}.{short}"),
+            );
             Kind::Message(names.get_key_value(full.as_str())?.0)
         }
     };
-    Some(Field { number, name, form, kind })
+    Some(Field {
+        number,
+        name,
+        form,
+        kind,
+    })
 }
 
 /// One field off the wire.
@@ -155,12 +176,16 @@ impl<'a> Reader<'a> {
         let tag = self.varint()?;
         let value = match tag & 7 {
             0 => Raw::Number(self.varint()?),
-            1 => Raw::Number(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| ProtobufError::Cut)?)),
+            1 => Raw::Number(u64::from_le_bytes(
+                self.take(8)?.try_into().map_err(|_| ProtobufError::Cut)?,
+            )),
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(|_| ProtobufError::Cut)?;
                 Raw::Bytes(self.take(length)?)
             }
-            5 => Raw::Number(u64::from(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| ProtobufError::Cut)?))),
+            5 => Raw::Number(u64::from(u32::from_le_bytes(
+                self.take(4)?.try_into().map_err(|_| ProtobufError::Cut)?,
+            ))),
             _ => return Err(ProtobufError::Wire),
         };
         Ok(Some((tag >> 3, value)))
@@ -175,7 +200,9 @@ fn bytes<'a>(raw: &Raw<'a>) -> Result<&'a [u8], ProtobufError> {
 }
 
 fn text(raw: &Raw<'_>) -> Result<String, ProtobufError> {
-    std::str::from_utf8(bytes(raw)?).map(str::to_owned).map_err(|_| ProtobufError::Text)
+    std::str::from_utf8(bytes(raw)?)
+        .map(str::to_owned)
+        .map_err(|_| ProtobufError::Text)
 }
 
 /// Integers travel as two's complement in 64 bits, also the 32-bit ones.
@@ -206,7 +233,8 @@ pub(crate) fn to_json(body: &[u8]) -> Result<Value, ProtobufError> {
             _ => {}
         }
     }
-    let fields = definition(&api_version, &kind).ok_or_else(|| ProtobufError::Unknown(kind.clone(), api_version.clone()))?;
+    let fields = definition(&api_version, &kind)
+        .ok_or_else(|| ProtobufError::Unknown(kind.clone(), api_version.clone()))?;
     let mut members = Map::new();
     message(object, fields, &mut members, 0)?;
     members.insert("apiVersion".to_owned(), api_version.into());
@@ -216,18 +244,30 @@ pub(crate) fn to_json(body: &[u8]) -> Result<Value, ProtobufError> {
 
 fn definition(api_version: &str, kind: &str) -> Option<&'static [Field]> {
     let (group, version) = caravel_api::kinds::split_api_version(api_version);
-    let directory = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or_default() };
+    let directory = if group.is_empty() {
+        "core"
+    } else {
+        group.split('.').next().unwrap_or_default()
+    };
     let own = table().get(format!("io.k8s.api.{directory}.{version}.{kind}").as_str());
-    own.or_else(|| table().get(format!("{META}.{kind}").as_str())).map(Vec::as_slice)
+    own.or_else(|| table().get(format!("{META}.{kind}").as_str()))
+        .map(Vec::as_slice)
 }
 
-fn message(wire: &[u8], fields: &[Field], members: &mut Map<String, Value>, depth: usize) -> Result<(), ProtobufError> {
+fn message(
+    wire: &[u8],
+    fields: &[Field],
+    members: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
     if depth > DEPTH {
         return Err(ProtobufError::Deep);
     }
     let mut reader = Reader(wire);
     while let Some((number, raw)) = reader.next()? {
-        let Some(field) = fields.iter().find(|field| field.number == number) else { continue };
+        let Some(field) = fields.iter().find(|field| field.number == number) else {
+            continue;
+        };
         match field.form {
             Form::Embedded => {
                 if let Kind::Message(name) = field.kind {
@@ -246,14 +286,18 @@ fn message(wire: &[u8], fields: &[Field], members: &mut Map<String, Value>, dept
                 }
             }
             Form::Repeated => {
-                let list = members.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+                let list = members
+                    .entry(field.name)
+                    .or_insert_with(|| Value::Array(Vec::new()));
                 if let (Value::Array(list), Some(value)) = (list, value(field.kind, &raw, depth)?) {
                     list.push(value);
                 }
             }
             Form::Map => {
                 let (key, value) = entry(field.kind, bytes(&raw)?, depth)?;
-                let map = members.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                let map = members
+                    .entry(field.name)
+                    .or_insert_with(|| Value::Object(Map::new()));
                 if let Value::Object(map) = map {
                     map.insert(key, value);
                 }
@@ -353,7 +397,8 @@ fn inner_text(wire: &[u8], wanted: u64) -> Result<String, ProtobufError> {
 }
 
 fn int_or_string(wire: &[u8]) -> Result<Value, ProtobufError> {
-    let (mut is_text, mut number_value, mut text_value, mut reader) = (false, 0, String::new(), Reader(wire));
+    let (mut is_text, mut number_value, mut text_value, mut reader) =
+        (false, 0, String::new(), Reader(wire));
     while let Some((number, raw)) = reader.next()? {
         match number {
             1 => is_text = integer(&raw)? == 1,
@@ -362,7 +407,11 @@ fn int_or_string(wire: &[u8]) -> Result<Value, ProtobufError> {
             _ => {}
         }
     }
-    Ok(if is_text { text_value.into() } else { number_value.into() })
+    Ok(if is_text {
+        text_value.into()
+    } else {
+        number_value.into()
+    })
 }
 
 fn timestamp(wire: &[u8]) -> Result<Option<jiff::Timestamp>, ProtobufError> {
@@ -378,7 +427,9 @@ fn timestamp(wire: &[u8]) -> Result<Option<jiff::Timestamp>, ProtobufError> {
         return Ok(None);
     }
     let nanos = i32::try_from(nanos).map_err(|_| ProtobufError::Wire)?;
-    jiff::Timestamp::new(seconds, nanos).map(Some).map_err(|_| ProtobufError::Wire)
+    jiff::Timestamp::new(seconds, nanos)
+        .map(Some)
+        .map_err(|_| ProtobufError::Wire)
 }
 
 #[cfg(test)]
@@ -403,22 +454,41 @@ mod tests {
         let meta = [field(1, b"a"), field(3, b""), field(8, b"")].concat();
         let config = [field(1, &meta), field(2, &entry)].concat();
         let read = to_json(&body("v1", "ConfigMap", &config)).unwrap();
-        assert_eq!(read, json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "x": "y" } }));
+        assert_eq!(
+            read,
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "x": "y" } })
+        );
 
-        let probe = [field(1, &field(3, &field(1, &[8, 0, 16, 80]))), vec![2 << 3, 5]].concat();
+        let probe = [
+            field(1, &field(3, &field(1, &[8, 0, 16, 80]))),
+            vec![2 << 3, 5],
+        ]
+        .concat();
         let container = [field(1, b"c"), field(10, &probe)].concat();
         let pod = field(2, &field(2, &container));
         let read = to_json(&body("v1", "Pod", &pod)).unwrap();
         let got = &read["spec"]["containers"][0]["livenessProbe"];
-        assert_eq!(*got, json!({ "tcpSocket": { "port": 80 }, "initialDelaySeconds": 5 }));
+        assert_eq!(
+            *got,
+            json!({ "tcpSocket": { "port": 80 }, "initialDelaySeconds": 5 })
+        );
     }
 
     #[test]
     fn what_is_broken_is_refused() {
         assert_eq!(to_json(b"{}"), Err(ProtobufError::Magic));
-        assert_eq!(to_json(&body("v1", "Nothing", b"")), Err(ProtobufError::Unknown("Nothing".into(), "v1".into())));
-        assert_eq!(to_json(&body("v1", "ConfigMap", &[10, 200])), Err(ProtobufError::Cut));
-        assert_eq!(to_json(&body("v1", "ConfigMap", &[0xff; 11])), Err(ProtobufError::Cut));
+        assert_eq!(
+            to_json(&body("v1", "Nothing", b"")),
+            Err(ProtobufError::Unknown("Nothing".into(), "v1".into()))
+        );
+        assert_eq!(
+            to_json(&body("v1", "ConfigMap", &[10, 200])),
+            Err(ProtobufError::Cut)
+        );
+        assert_eq!(
+            to_json(&body("v1", "ConfigMap", &[0xff; 11])),
+            Err(ProtobufError::Cut)
+        );
     }
 
     #[test]
@@ -427,7 +497,9 @@ mod tests {
             .lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.split_once('\t'))
-            .filter(|(name, fields)| fields.split(';').filter(|field| !field.is_empty()).count() != of(name).len())
+            .filter(|(name, fields)| {
+                fields.split(';').filter(|field| !field.is_empty()).count() != of(name).len()
+            })
             .map(|(name, _)| name)
             .filter(|name| !name.starts_with(META))
             .collect();

@@ -11,7 +11,10 @@ impl Query {
     /// Reads `a=1&b=%20`; `None` is the empty query.
     #[must_use]
     pub fn parse(raw: Option<&str>) -> Self {
-        let pairs = raw.unwrap_or_default().split('&').filter(|part| !part.is_empty());
+        let pairs = raw
+            .unwrap_or_default()
+            .split('&')
+            .filter(|part| !part.is_empty());
         Self(
             pairs
                 .map(|pair| {
@@ -25,7 +28,10 @@ impl Query {
     /// The first value of `key`, `None` when absent.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The first value of `key` when it is not empty.
@@ -36,13 +42,17 @@ impl Query {
 
     /// Every value of `key`, in order.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Upstream's query booleans: present and neither `0` nor `false` (an empty value is true).
     #[must_use]
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false"))
+        self.get(key)
+            .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false"))
     }
 
     /// A whole number; `Err` carries the text that was none.
@@ -67,7 +77,11 @@ pub fn unescape(text: &str, plus: bool) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| (*byte as char).to_digit(16));
+        let digit = |offset: usize| {
+            bytes
+                .get(at + offset)
+                .and_then(|byte| (*byte as char).to_digit(16))
+        };
         match bytes[at] {
             b'%' => {
                 if let (Some(high), Some(low)) = (digit(1), digit(2)) {
@@ -82,7 +96,8 @@ pub fn unescape(text: &str, plus: bool) -> String {
         }
         at += 1;
     }
-    String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    String::from_utf8(out)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 #[cfg(test)]
@@ -91,7 +106,9 @@ mod tests {
 
     #[test]
     fn decodes() {
-        let query = Query::parse(Some("command=sh&command=-c&labelSelector=a%3Db%2Cc+in+%28d%29&watch&x=%zz&n=12&m=1x"));
+        let query = Query::parse(Some(
+            "command=sh&command=-c&labelSelector=a%3Db%2Cc+in+%28d%29&watch&x=%zz&n=12&m=1x",
+        ));
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c"]);
         assert_eq!(query.get("labelSelector"), Some("a=b,c in (d)"));
         assert!(query.flag("watch"));

@@ -19,19 +19,32 @@ use std::task::{Context, Poll, ready};
 const GZIP_FROM: u64 = 128 * 1024;
 
 /// Media types offered, for 406 and 415.
-pub(crate) const OFFERED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+pub(crate) const OFFERED: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 /// A JSON document in the encoding asked for.
 pub(crate) fn document(status: StatusCode, json: Bytes, accepted: Accepted) -> Response<Body> {
     match accepted.encoding {
-        Encoding::Json if accepted.pretty => match serde_json::from_slice::<serde_json::Value>(&json) {
-            Ok(value) => plain(status, "application/json", serde_json::to_vec_pretty(&value).map_or(json, Bytes::from)),
-            Err(_) => plain(status, "application/json", json),
-        },
+        Encoding::Json if accepted.pretty => {
+            match serde_json::from_slice::<serde_json::Value>(&json) {
+                Ok(value) => plain(
+                    status,
+                    "application/json",
+                    serde_json::to_vec_pretty(&value).map_or(json, Bytes::from),
+                ),
+                Err(_) => plain(status, "application/json", json),
+            }
+        }
         Encoding::Json | Encoding::Protobuf => plain(status, "application/json", json),
         Encoding::Yaml => match yaml(&json) {
             Ok(text) => plain(status, "application/yaml", text.into()),
-            Err(error) => self::error(&ApiError::internal(format!("write YAML: {error}")), Accepted::default()),
+            Err(error) => self::error(
+                &ApiError::internal(format!("write YAML: {error}")),
+                Accepted::default(),
+            ),
         },
     }
 }
@@ -42,7 +55,11 @@ fn yaml(json: &[u8]) -> Result<String, BoxError> {
 }
 
 /// Bytes of a content type.
-pub(crate) fn plain(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response<Body> {
+pub(crate) fn plain(
+    status: StatusCode,
+    content_type: &'static str,
+    bytes: Bytes,
+) -> Response<Body> {
     stream(status, content_type, full(bytes))
 }
 
@@ -52,20 +69,31 @@ pub(crate) fn stream(status: StatusCode, content_type: &'static str, body: Body)
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
     response
 }
 
 /// A failure as a Status object.
 pub(crate) fn error(error: &ApiError, accepted: Accepted) -> Response<Body> {
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let accepted = Accepted { pretty: false, ..accepted };
+    let accepted = Accepted {
+        pretty: false,
+        ..accepted
+    };
     let mut response = document(status, error.to_json().into(), accepted);
     if let Some(seconds) = error.retry_after_seconds() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if error.code == 401 {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"caravel\""));
+        response.headers_mut().insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"caravel\""),
+        );
     }
     response
 }
@@ -91,16 +119,31 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 
 /// Compresses a large answer.
 pub(crate) fn gzip(response: Response<Body>) -> Response<Body> {
-    let large = response.body().size_hint().exact().is_some_and(|size| size > GZIP_FROM);
+    let large = response
+        .body()
+        .size_hint()
+        .exact()
+        .is_some_and(|size| size > GZIP_FROM);
     if !large || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    parts
+        .headers
+        .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts
+        .headers
+        .append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     let encoder = GzEncoder::new(Vec::with_capacity(32 * 1024), Compression::new(1));
-    Response::from_parts(parts, Gzip { inner: body, encoder: Some(encoder) }.boxed_unsync())
+    Response::from_parts(
+        parts,
+        Gzip {
+            inner: body,
+            encoder: Some(encoder),
+        }
+        .boxed_unsync(),
+    )
 }
 
 struct Gzip {
@@ -112,15 +155,22 @@ impl http_body::Body for Gzip {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         loop {
-            let Some(encoder) = this.encoder.as_mut() else { return Poll::Ready(None) };
+            let Some(encoder) = this.encoder.as_mut() else {
+                return Poll::Ready(None);
+            };
             let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
             let out = match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
                     if let Err(error) = encoder.write_all(&data) {
                         return Poll::Ready(Some(Err(error.into())));
                     }
@@ -151,22 +201,41 @@ mod tests {
         assert_eq!(response.headers()["content-encoding"], "gzip");
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let mut back = String::new();
-        flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut back).unwrap();
+        flate2::read::GzDecoder::new(&bytes[..])
+            .read_to_string(&mut back)
+            .unwrap();
         assert_eq!(back, text);
-        assert!(!gzip(plain(StatusCode::OK, "text/plain", "abc".into())).headers().contains_key("content-encoding"));
+        assert!(
+            !gzip(plain(StatusCode::OK, "text/plain", "abc".into()))
+                .headers()
+                .contains_key("content-encoding")
+        );
     }
 
     #[test]
     fn warnings_are_quoted() {
         let mut response = plain(StatusCode::OK, "text/plain", Bytes::new());
         warn(&mut response, &["unknown field \"spec.foo\"".to_owned()]);
-        assert_eq!(response.headers()["warning"], "299 - \"unknown field \\\"spec.foo\\\"\"");
+        assert_eq!(
+            response.headers()["warning"],
+            "299 - \"unknown field \\\"spec.foo\\\"\""
+        );
     }
 
     #[tokio::test]
     async fn yaml_out() {
-        let accepted = Accepted { encoding: Encoding::Yaml, ..Accepted::default() };
-        let response = document(StatusCode::OK, Bytes::from_static(b"{\"a\":{\"b\":[1]}}"), accepted);
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "a:\n  b:\n  - 1\n");
+        let accepted = Accepted {
+            encoding: Encoding::Yaml,
+            ..Accepted::default()
+        };
+        let response = document(
+            StatusCode::OK,
+            Bytes::from_static(b"{\"a\":{\"b\":[1]}}"),
+            accepted,
+        );
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "a:\n  b:\n  - 1\n"
+        );
     }
 }

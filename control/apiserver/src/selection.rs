@@ -20,19 +20,30 @@ impl Selection {
     pub(crate) fn parse(row: &'static Row, query: &Query) -> Result<Self, ApiError> {
         let resource = caravel_registry::resource(row);
         let labels = match query.text("labelSelector") {
-            Some(text) => Selector::parse(text).map_err(|bad| ApiError::bad_request(bad.to_string()))?,
+            Some(text) => {
+                Selector::parse(text).map_err(|bad| ApiError::bad_request(bad.to_string()))?
+            }
             None => Selector::everything(),
         };
         let fields = match query.text("fieldSelector") {
-            Some(text) => parse_fields(text).map_err(|bad| ApiError::bad_request(bad.to_string()))?,
+            Some(text) => {
+                parse_fields(text).map_err(|bad| ApiError::bad_request(bad.to_string()))?
+            }
             None => Vec::new(),
         };
         for field in &fields {
             if !resource.selectable(&field.path) {
-                return Err(ApiError::bad_request(format!("field label not supported: {}", field.path)));
+                return Err(ApiError::bad_request(format!(
+                    "field label not supported: {}",
+                    field.path
+                )));
             }
         }
-        Ok(Self { resource, labels, fields })
+        Ok(Self {
+            resource,
+            labels,
+            fields,
+        })
     }
 
     /// Whether everything is selected.
@@ -42,7 +53,10 @@ impl Selection {
 
     /// The one name that is selected, if the selection says so.
     pub(crate) fn name(&self) -> Option<&str> {
-        self.fields.iter().find(|field| field.equal && field.path == "metadata.name").map(|field| field.value.as_str())
+        self.fields
+            .iter()
+            .find(|field| field.equal && field.path == "metadata.name")
+            .map(|field| field.value.as_str())
     }
 
     /// Whether an entry is meant.

@@ -73,11 +73,19 @@ impl Peer {
     /// Somebody at an address, with the chain it showed (leaf first).
     #[must_use]
     pub fn new(address: Option<SocketAddr>, certificates: Vec<CertificateDer<'static>>) -> Self {
-        Self { address, certificates: certificates.into(), known: Arc::default() }
+        Self {
+            address,
+            certificates: certificates.into(),
+            known: Arc::default(),
+        }
     }
 
     pub(crate) fn known(&self) -> Option<UserInfo> {
-        self.known.lock().as_ref().filter(|(at, _)| at.elapsed() < KNOWN_FOR).map(|(_, user)| user.clone())
+        self.known
+            .lock()
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < KNOWN_FOR)
+            .map(|(_, user)| user.clone())
     }
 
     pub(crate) fn remember(&self, user: &UserInfo) {

@@ -23,7 +23,9 @@ impl Include {
             "None" => Ok(Self::None),
             "" | "Metadata" => Ok(Self::Metadata),
             "Object" => Ok(Self::Object),
-            other => Err(ApiError::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+            other => Err(ApiError::bad_request(format!(
+                "unrecognized includeObject value: {other:?}"
+            ))),
         }
     }
 }
@@ -45,7 +47,12 @@ pub(crate) fn metadata(object: &[u8]) -> Result<Bytes, ApiError> {
 }
 
 /// One row of a Table.
-fn row_of(row: &'static Row, object: &Bytes, include: Include, now: jiff::Timestamp) -> Result<Value, ApiError> {
+fn row_of(
+    row: &'static Row,
+    object: &Bytes,
+    include: Include,
+    now: jiff::Timestamp,
+) -> Result<Value, ApiError> {
     let value: Value = serde_json::from_slice(object).map_err(ApiError::internal)?;
     let cells = table::cells(row, &value, now);
     let shown = match include {
@@ -73,12 +80,18 @@ pub(crate) fn table(
     columns: bool,
 ) -> Result<Bytes, ApiError> {
     let columns: Vec<Value> = if columns {
-        table::columns(row).iter().map(table::Column::definition).collect()
+        table::columns(row)
+            .iter()
+            .map(table::Column::definition)
+            .collect()
     } else {
         Vec::new()
     };
     let now = caravel_api::time::now();
-    let rows = objects.iter().map(|object| row_of(row, object, include, now)).collect::<Result<Vec<_>, _>>()?;
+    let rows = objects
+        .iter()
+        .map(|object| row_of(row, object, include, now))
+        .collect::<Result<Vec<_>, _>>()?;
     let out = json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -86,15 +99,28 @@ pub(crate) fn table(
         "columnDefinitions": columns,
         "rows": rows,
     });
-    serde_json::to_vec(&out).map(Bytes::from).map_err(ApiError::internal)
+    serde_json::to_vec(&out)
+        .map(Bytes::from)
+        .map_err(ApiError::internal)
 }
 
 /// One object in a shape. A list shape for one object is an error of the client (406), found earlier.
-pub(crate) fn one(row: &'static Row, object: Bytes, shape: Shape, include: Include) -> Result<Bytes, ApiError> {
+pub(crate) fn one(
+    row: &'static Row,
+    object: Bytes,
+    shape: Shape,
+    include: Include,
+) -> Result<Bytes, ApiError> {
     match shape {
         Shape::Table => {
             let version = revision_of(&object);
-            table(row, &[object], json!({ "resourceVersion": version }), include, true)
+            table(
+                row,
+                &[object],
+                json!({ "resourceVersion": version }),
+                include,
+                true,
+            )
         }
         Shape::Metadata => metadata(&object),
         Shape::Object | Shape::MetadataList | Shape::Discovery | Shape::DiscoveryBeta => Ok(object),
@@ -108,7 +134,9 @@ pub(crate) fn versioned(row: &'static Row, json: Bytes) -> Result<Bytes, ApiErro
     }
     let mut value: Value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
     caravel_api::versions::from_storage(row, &mut value);
-    serde_json::to_vec(&value).map(Bytes::from).map_err(ApiError::internal)
+    serde_json::to_vec(&value)
+        .map(Bytes::from)
+        .map_err(ApiError::internal)
 }
 
 /// `metadata.resourceVersion` of an object.

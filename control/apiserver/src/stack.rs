@@ -55,12 +55,17 @@ impl Ask {
     /// Watches, logs and upgraded connections last as long as they last.
     pub(crate) fn is_long_running(&self) -> bool {
         self.info.verb == "watch"
-            || matches!(self.info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+            || matches!(
+                self.info.subresource.as_str(),
+                "exec" | "attach" | "portforward" | "proxy"
+            )
             || self.info.subresource == "log"
     }
 
     pub(crate) fn user_agent(&self) -> Option<&str> {
-        self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok())
+        self.headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
     }
 }
 
@@ -71,13 +76,20 @@ pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Resp
     }
     let started = Instant::now();
     let mut ask = Ask::new(&request);
-    let outcome = AssertUnwindSafe(run(api, &mut ask, request)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(run(api, &mut ask, request))
+        .catch_unwind()
+        .await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => respond::error(&error, ask.accepted),
         Err(_) => {
             tracing::error!(path = %ask.info.path, user = %ask.user.name, "a request's handler panicked");
-            respond::error(&ApiError::internal("This request caused apiserver to panic. Look in the logs for details."), ask.accepted)
+            respond::error(
+                &ApiError::internal(
+                    "This request caused apiserver to panic. Look in the logs for details.",
+                ),
+                ask.accepted,
+            )
         }
     };
     if negotiate::takes_gzip(&ask.headers) && ask.info.verb != "watch" {
@@ -89,15 +101,28 @@ pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Resp
 }
 
 /// The list.
-async fn run(api: &Arc<ApiServer>, ask: &mut Ask, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+async fn run(
+    api: &Arc<ApiServer>,
+    ask: &mut Ask,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
     limit_uri(&request)?;
     authenticate(api, ask, &request)?;
     impersonate(api, ask)?;
     audit(ask);
     authorize(api, ask)?;
     negotiate_form(ask)?;
-    let _running = if ask.is_long_running() || ask.user.is_master() { None } else { Some(api.flow.enter().await?) };
-    let _counted = (!ask.is_long_running()).then(|| api.metrics.in_flight(!matches!(ask.method, http::Method::GET | http::Method::HEAD)));
+    let _running = if ask.is_long_running() || ask.user.is_master() {
+        None
+    } else {
+        Some(api.flow.enter().await?)
+    };
+    let _counted = (!ask.is_long_running()).then(|| {
+        api.metrics.in_flight(!matches!(
+            ask.method,
+            http::Method::GET | http::Method::HEAD
+        ))
+    });
     if ask.is_long_running() {
         return router::route(api, ask, request).await;
     }
@@ -107,8 +132,19 @@ async fn run(api: &Arc<ApiServer>, ask: &mut Ask, request: Request<Body>) -> Res
 }
 
 fn limit_uri(request: &Request<Body>) -> Result<(), ApiError> {
-    let length = request.uri().path_and_query().map_or(0, |text| text.as_str().len());
-    if length > MAX_URI { Err(ApiError::new(414, "RequestURITooLong", "the request URI is too long")) } else { Ok(()) }
+    let length = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |text| text.as_str().len());
+    if length > MAX_URI {
+        Err(ApiError::new(
+            414,
+            "RequestURITooLong",
+            "the request URI is too long",
+        ))
+    } else {
+        Ok(())
+    }
 }
 
 fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Result<(), ApiError> {
@@ -126,7 +162,10 @@ fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Resu
         return Ok(());
     }
     let snapshot = api.store.snapshot();
-    match api.authenticator.authenticate(&ask.headers, certificates, &View(&snapshot)) {
+    match api
+        .authenticator
+        .authenticate(&ask.headers, certificates, &View(&snapshot))
+    {
         Ok(Some(found)) => {
             if let Some(peer) = peer.filter(|_| found.method == Method::Certificate) {
                 peer.remember(&found.user);
@@ -146,9 +185,13 @@ fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Resu
 fn impersonate(api: &ApiServer, ask: &mut Ask) -> Result<(), ApiError> {
     let refused = |error: ImpersonationError| match error {
         ImpersonationError::Forbidden(message) => ApiError::new(403, "Forbidden", message),
-        error @ (ImpersonationError::NoUser(_) | ImpersonationError::Unreadable(_)) => ApiError::internal(error),
+        error @ (ImpersonationError::NoUser(_) | ImpersonationError::Unreadable(_)) => {
+            ApiError::internal(error)
+        }
     };
-    let Some(wanted) = impersonation::requested(&ask.headers).map_err(refused)? else { return Ok(()) };
+    let Some(wanted) = impersonation::requested(&ask.headers).map_err(refused)? else {
+        return Ok(());
+    };
     let snapshot = api.store.snapshot();
     ask.user = impersonation::impersonate(&ask.user, wanted, &View(&snapshot)).map_err(refused)?;
     Ok(())
@@ -211,19 +254,30 @@ fn authorize(api: &ApiServer, ask: &Ask) -> Result<(), ApiError> {
 
 fn negotiate_form(ask: &mut Ask) -> Result<(), ApiError> {
     let agent = ask.user_agent().unwrap_or_default();
-    let person = agent.starts_with("curl") || agent.starts_with("Wget") || agent.starts_with("Mozilla/");
-    let pretty = ask.query.get("pretty").map_or(person, |_| ask.query.flag("pretty"));
+    let person =
+        agent.starts_with("curl") || agent.starts_with("Wget") || agent.starts_with("Mozilla/");
+    let pretty = ask
+        .query
+        .get("pretty")
+        .map_or(person, |_| ask.query.flag("pretty"));
     match negotiate::accept(&ask.headers, pretty) {
         Some(accepted) => ask.accepted = accepted,
         // What is no API object (metrics, health, OpenAPI, proxies) speaks for itself.
-        None if !ask.info.is_resource || matches!(ask.info.subresource.as_str(), "log" | "proxy" | "exec" | "attach" | "portforward") => {}
+        None if !ask.info.is_resource
+            || matches!(
+                ask.info.subresource.as_str(),
+                "log" | "proxy" | "exec" | "attach" | "portforward"
+            ) => {}
         None => return Err(ApiError::not_acceptable(respond::OFFERED)),
     }
     Ok(())
 }
 
 fn is_grpc(request: &Request<Body>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
@@ -231,7 +285,10 @@ async fn grpc(api: &ApiServer, request: Request<Body>) -> Response<Body> {
     use http_body_util::BodyExt;
     use tower::ServiceExt;
     let Some(routes) = api.grpc.clone() else {
-        return respond::error(&ApiError::not_implemented("this server offers no gRPC services"), Accepted::default());
+        return respond::error(
+            &ApiError::not_implemented("this server offers no gRPC services"),
+            Accepted::default(),
+        );
     };
     let request = request.map(tonic::body::Body::new);
     match routes.oneshot(request).await {
@@ -242,7 +299,8 @@ async fn grpc(api: &ApiServer, request: Request<Body>) -> Response<Body> {
 
 fn record(api: &ApiServer, ask: &Ask, response: &Response<Body>, started: Instant) {
     let info = &ask.info;
-    let known = info.is_resource && caravel_api::kinds::by_resource(&info.group, &info.version, &info.resource).is_some();
+    let known = info.is_resource
+        && caravel_api::kinds::by_resource(&info.group, &info.version, &info.resource).is_some();
     let verb = match (info.verb.as_str(), info.is_resource) {
         ("create", true) => "POST",
         ("update", true) => "PUT",
@@ -262,10 +320,22 @@ fn record(api: &ApiServer, ask: &Ask, response: &Response<Body>, started: Instan
         (true, true, true) => "cluster",
     };
     // Names that nobody serves must not make metrics grow without bound.
-    let label = |text: &'_ str| if known { text.to_owned() } else { String::new() };
-    let (group, version, resource) = (label(&info.group), label(&info.version), label(&info.resource));
+    let label = |text: &'_ str| {
+        if known {
+            text.to_owned()
+        } else {
+            String::new()
+        }
+    };
+    let (group, version, resource) = (
+        label(&info.group),
+        label(&info.version),
+        label(&info.resource),
+    );
     let row = caravel_api::kinds::by_resource(&info.group, &info.version, &info.resource);
-    let subresource = row.and_then(|row| row.subresource(&info.subresource)).map_or("", |sub| sub.name);
+    let subresource = row
+        .and_then(|row| row.subresource(&info.subresource))
+        .map_or("", |sub| sub.name);
     api.metrics.observe(&Observation {
         verb,
         group: &group,
@@ -280,5 +350,8 @@ fn record(api: &ApiServer, ask: &Ask, response: &Response<Body>, started: Instan
 }
 
 fn is_apply(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|kind| kind.starts_with("application/apply-patch"))
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/apply-patch"))
 }

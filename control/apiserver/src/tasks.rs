@@ -62,7 +62,10 @@ pub(crate) async fn serve(
     }
     api.ending.cancel();
     tracker.close();
-    if tokio::time::timeout(GRACE + Duration::from_secs(1), tracker.wait()).await.is_err() {
+    if tokio::time::timeout(GRACE + Duration::from_secs(1), tracker.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("connections were still open at the end of the grace period");
     }
 }
@@ -76,16 +79,27 @@ async fn connection(
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-    let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    let certificates = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .map(<[_]>::to_vec)
+        .unwrap_or_default();
     let peer = Peer::new(Some(address), certificates);
-    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        let api = api.clone();
-        request.extensions_mut().insert(peer.clone());
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
-    });
+    let service =
+        hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            let api = api.clone();
+            request.extensions_mut().insert(peer.clone());
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
+        });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(256 * 1024).pipeline_flush(true);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(256 * 1024)
+        .pipeline_flush(true);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -23,15 +23,24 @@ use http::{Response, StatusCode};
 const DEPTH: usize = 120;
 
 /// The writer that a request speaks for.
-pub(crate) fn writer<'a>(api: &'a ApiServer, ask: &'a Ask, options: &'static str) -> Result<Writer<'a>, ApiError> {
+pub(crate) fn writer<'a>(
+    api: &'a ApiServer,
+    ask: &'a Ask,
+    options: &'static str,
+) -> Result<Writer<'a>, ApiError> {
     let options = WriteOptions::parse(&ask.query, ask.user_agent(), options)?;
-    Ok(Writer { api, user: &ask.user, epoch: None, options })
+    Ok(Writer {
+        api,
+        user: &ask.user,
+        epoch: None,
+        options,
+    })
 }
 
 /// Reads a body as JSON bytes, whatever form it came in.
 pub(crate) async fn json_body(ask: &Ask, body: Body) -> Result<Bytes, ApiError> {
-    let encoding =
-        negotiate::body_encoding(&ask.headers).map_err(|_| ApiError::unsupported_media_type(respond::OFFERED))?;
+    let encoding = negotiate::body_encoding(&ask.headers)
+        .map_err(|_| ApiError::unsupported_media_type(respond::OFFERED))?;
     let bytes = read(body).await?;
     match encoding {
         Encoding::Json => Ok(bytes),
@@ -43,9 +52,13 @@ pub(crate) async fn json_body(ask: &Ask, body: Body) -> Result<Bytes, ApiError> 
 
 /// A protobuf body as JSON bytes.
 pub(crate) fn protobuf_to_json(bytes: &[u8]) -> Result<Bytes, ApiError> {
-    let bad = |error: &dyn std::fmt::Display| ApiError::bad_request(format!("the object provided is unrecognized: {error}"));
+    let bad = |error: &dyn std::fmt::Display| {
+        ApiError::bad_request(format!("the object provided is unrecognized: {error}"))
+    };
     let value = crate::protobuf::to_json(bytes).map_err(|error| bad(&error))?;
-    serde_json::to_vec(&value).map(Bytes::from).map_err(|error| bad(&error))
+    serde_json::to_vec(&value)
+        .map(Bytes::from)
+        .map_err(|error| bad(&error))
 }
 
 /// Reads a body's bytes.
@@ -60,10 +73,14 @@ pub(crate) async fn read(body: Body) -> Result<Bytes, ApiError> {
 /// YAML (one document) as JSON bytes.
 pub(crate) fn yaml_to_json(bytes: &[u8]) -> Result<Bytes, ApiError> {
     let bad = |error: &dyn std::fmt::Display| {
-        ApiError::bad_request(format!("the object provided is unrecognized: error converting YAML to JSON: {error}"))
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized: error converting YAML to JSON: {error}"
+        ))
     };
     let value: serde_json::Value = serde_yaml_ng::from_slice(bytes).map_err(|error| bad(&error))?;
-    serde_json::to_vec(&value).map(Bytes::from).map_err(|error| bad(&error))
+    serde_json::to_vec(&value)
+        .map(Bytes::from)
+        .map_err(|error| bad(&error))
 }
 
 /// Refuses nesting that no object has, before anything recursive sees it.
@@ -77,7 +94,9 @@ pub(crate) fn check_depth(json: &[u8]) -> Result<(), ApiError> {
             b'{' | b'[' if !text => {
                 depth += 1;
                 if depth > DEPTH {
-                    return Err(ApiError::bad_request("the object provided is unrecognized: exceeded max depth"));
+                    return Err(ApiError::bad_request(
+                        "the object provided is unrecognized: exceeded max depth",
+                    ));
                 }
             }
             b'}' | b']' if !text => depth = depth.saturating_sub(1),
@@ -95,7 +114,9 @@ pub(crate) fn decode(
     validation: Validation,
 ) -> Result<(Box<dyn Object>, Vec<String>), ApiError> {
     check_depth(json)?;
-    let object = caravel_registry::resource(row).decode(json).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let object = caravel_registry::resource(row)
+        .decode(json)
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     if validation == Validation::Ignore {
         return Ok((object, Vec::new()));
     }
@@ -113,8 +134,17 @@ pub(crate) fn decode(
 }
 
 /// The answer to a write: the object, its warnings, 201 where it is new.
-pub(crate) fn written(ask: &Ask, target: &Target, done: Written, more: Vec<String>) -> Result<Response<Body>, ApiError> {
-    let status = if done.created { StatusCode::CREATED } else { StatusCode::OK };
+pub(crate) fn written(
+    ask: &Ask,
+    target: &Target,
+    done: Written,
+    more: Vec<String>,
+) -> Result<Response<Body>, ApiError> {
+    let status = if done.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     let mut warnings = more;
     warnings.extend(done.warnings);
     let include = Include::parse(ask.query.get("includeObject"))?;

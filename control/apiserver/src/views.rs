@@ -18,7 +18,9 @@ impl View<'_> {
     fn get<K: caravel_api::Kind>(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.0
             .get::<K>(&ObjectName::new(namespace, name))
-            .inspect_err(|error| tracing::error!(%error, "an object that decides access cannot be read"))
+            .inspect_err(
+                |error| tracing::error!(%error, "an object that decides access cannot be read"),
+            )
             .ok()
             .flatten()
     }
@@ -37,7 +39,10 @@ impl View<'_> {
         let meta = Metadata::metadata(&*object);
         Some(BoundObject {
             uid: meta.uid.clone().unwrap_or_default(),
-            deleted: meta.deletion_timestamp.as_ref().and_then(|at| u64::try_from(at.0.as_second()).ok()),
+            deleted: meta
+                .deletion_timestamp
+                .as_ref()
+                .and_then(|at| u64::try_from(at.0.as_second()).ok()),
         })
     }
 }
@@ -63,7 +68,11 @@ impl RbacView for View<'_> {
 impl NodeView for View<'_> {
     fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
         let pods = <Pod as caravel_api::Kind>::row().prefix(None);
-        self.0.on_node(node).filter(|entry| pods.contains(&entry.key)).filter_map(|entry| entry.decode().ok()).collect()
+        self.0
+            .on_node(node)
+            .filter(|entry| pods.contains(&entry.key))
+            .filter_map(|entry| entry.decode().ok())
+            .collect()
     }
 
     fn volume_of_claim(&self, _: &str, _: &str) -> Option<String> {
@@ -73,7 +82,10 @@ impl NodeView for View<'_> {
 
 impl IdentityView for View<'_> {
     fn service_account_uid(&self, namespace: &str, name: &str) -> Option<String> {
-        self.get::<ServiceAccount>(namespace, name)?.metadata.uid.clone()
+        self.get::<ServiceAccount>(namespace, name)?
+            .metadata
+            .uid
+            .clone()
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Option<BoundObject> {

@@ -91,7 +91,10 @@ impl Writer<'_> {
                 Ok(()) => {
                     let revision = store.snapshot().revision();
                     let revisions = vec![revision; txn.changes.len()];
-                    Proposed::Done(Committed { revision, revisions })
+                    Proposed::Done(Committed {
+                        revision,
+                        revisions,
+                    })
                 }
                 Err(conflict) => Proposed::Conflict(conflict.key, conflict.revision),
             });
@@ -105,7 +108,10 @@ impl Writer<'_> {
             Err(CommitError::Conflict(key, revision)) => Ok(Proposed::Conflict(key, revision)),
             Err(CommitError::Unknown) => Err(ApiError::timeout_unknown()),
             Err(CommitError::NoQuorum) => Err(no_quorum(NoQuorum)),
-            Err(CommitError::Busy) => Err(ApiError::too_many_requests("Too many writes are under way, please try again later.", 1)),
+            Err(CommitError::Busy) => Err(ApiError::too_many_requests(
+                "Too many writes are under way, please try again later.",
+                1,
+            )),
             Err(error @ CommitError::TooLarge) => Err(ApiError::too_large(error)),
             Err(error @ CommitError::Deposed) => Err(ApiError::unavailable(error.to_string())),
         }
@@ -134,7 +140,10 @@ impl Writer<'_> {
     ) -> Result<Admitted, ApiError> {
         let mut admission = Admission::new(self.api, self.user, snapshot, target, operation);
         admission.run(object, old)?;
-        Ok(Admitted { changes: admission.changes, warnings: admission.warnings })
+        Ok(Admitted {
+            changes: admission.changes,
+            warnings: admission.warnings,
+        })
     }
 
     /// Notes the writer in managedFields and gives the bytes to store.
@@ -156,12 +165,19 @@ impl Writer<'_> {
                 subresource: target.subresource,
                 now: caravel_api::time::now(),
             };
-            track_update(old.as_ref(), &mut new, self.api.schema.of(target.row.definition), &writer);
+            track_update(
+                old.as_ref(),
+                &mut new,
+                self.api.schema.of(target.row.definition),
+                &writer,
+            );
             object.meta_mut().managed_fields = managed_fields(&new)?;
             value = Some(new);
         }
         let json = match value {
-            Some(value) if target.row.is_storage_version() => serde_json::to_vec(&value).map_err(ApiError::internal)?,
+            Some(value) if target.row.is_storage_version() => {
+                serde_json::to_vec(&value).map_err(ApiError::internal)?
+            }
             _ => resource.encode_stored(object),
         };
         Encoded::new(json).map_err(ApiError::internal)

@@ -31,8 +31,14 @@ async fn server() -> Arc<ApiServer> {
     })
     .unwrap();
     for (path, object) in [
-        ("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})),
-        ("/api/v1/namespaces/default/serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})),
+        (
+            "/api/v1/namespaces",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}),
+        ),
+        (
+            "/api/v1/namespaces/default/serviceaccounts",
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}),
+        ),
     ] {
         let (status, body) = ask(&api, "POST", path, &object.to_string()).await;
         assert_eq!(status, 201, "{path} {body}");
@@ -55,7 +61,10 @@ async fn ask(api: &Arc<ApiServer>, method: &str, path: &str, body: &str) -> (u16
         .method(method)
         .uri(path)
         .header("content-type", kind)
-        .extension(UserInfo::new("admin", &["system:masters", "system:authenticated"]))
+        .extension(UserInfo::new(
+            "admin",
+            &["system:masters", "system:authenticated"],
+        ))
         .body(full_body(body.to_owned()))
         .unwrap();
     let response = api.handle(request).await;
@@ -65,7 +74,8 @@ async fn ask(api: &Arc<ApiServer>, method: &str, path: &str, body: &str) -> (u16
 }
 
 fn read(bytes: &Bytes) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
 const CM: &str = "/api/v1/namespaces/default/configmaps";
@@ -147,7 +157,11 @@ async fn statuses() {
             Some(other) => other.to_string(),
             None => String::new(),
         };
-        assert_eq!((got, shown.as_str()), (status, want), "{method} {path}: {answer}");
+        assert_eq!(
+            (got, shown.as_str()),
+            (status, want),
+            "{method} {path}: {answer}"
+        );
     }
 }
 
@@ -162,7 +176,9 @@ async fn who_may_not() {
         request
     };
     let jane = UserInfo::new("jane", &["system:authenticated"]);
-    let response = api.handle(request("/api/v1/namespaces/default/pods", Some(jane))).await;
+    let response = api
+        .handle(request("/api/v1/namespaces/default/pods", Some(jane)))
+        .await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
     let body = read(&response.into_body().collect().await.unwrap().to_bytes());
     assert_eq!(
@@ -170,7 +186,9 @@ async fn who_may_not() {
         "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
     );
     let mut token = request("/api", None);
-    token.headers_mut().insert("authorization", "Bearer nonsense".parse().unwrap());
+    token
+        .headers_mut()
+        .insert("authorization", "Bearer nonsense".parse().unwrap());
     assert_eq!(api.handle(token).await.status(), StatusCode::UNAUTHORIZED);
 }
 
@@ -181,7 +199,12 @@ async fn pages_show_one_state() {
         ask(&api, "POST", CM, &config(name)).await;
     }
     let names = |list: &Value| -> Vec<String> {
-        list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
     };
     let (_, first) = ask(&api, "GET", &format!("{CM}?limit=2"), "").await;
     assert_eq!(names(&first), ["a", "b"]);
@@ -190,7 +213,10 @@ async fn pages_show_one_state() {
     let token = first["metadata"]["continue"].as_str().unwrap();
     let (_, second) = ask(&api, "GET", &format!("{CM}?limit=2&continue={token}"), "").await;
     assert_eq!(names(&second), ["c", "d"]);
-    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert_eq!(
+        second["metadata"]["resourceVersion"],
+        first["metadata"]["resourceVersion"]
+    );
     let (_, selected) = ask(&api, "GET", &format!("{CM}?labelSelector=l+in+(a,e)"), "").await;
     assert_eq!(names(&selected), ["a", "e"]);
     let (_, gone) = ask(&api, "DELETE", &format!("{CM}?labelSelector=l!=a"), "").await;
@@ -213,7 +239,13 @@ async fn services_get_addresses_and_give_them_back() {
     assert!(made["spec"]["ports"][0]["nodePort"].as_i64().unwrap() >= 30000);
     let (status, refused) = ask(&api, "POST", path, &service("b", "10.43.0.77")).await;
     assert_eq!(status, 422, "{refused}");
-    let (_, address) = ask(&api, "GET", "/apis/networking.k8s.io/v1/ipaddresses/10.43.0.77", "").await;
+    let (_, address) = ask(
+        &api,
+        "GET",
+        "/apis/networking.k8s.io/v1/ipaddresses/10.43.0.77",
+        "",
+    )
+    .await;
     assert_eq!(address["spec"]["parentRef"]["name"], "a");
     ask(&api, "DELETE", &format!("{path}/a"), "").await;
     let (status, _) = ask(&api, "POST", path, &service("b", "10.43.0.77")).await;
@@ -232,7 +264,10 @@ async fn a_watch_follows_its_selection() {
     let mut seen = Vec::new();
     let mut next = async |seen: &mut Vec<String>| {
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        for line in frame.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in frame
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             let event: Value = serde_json::from_slice(line).unwrap();
             seen.push(event["type"].as_str().unwrap().to_owned());
         }
@@ -242,9 +277,21 @@ async fn a_watch_follows_its_selection() {
     for (method, path, body) in [
         ("POST", CM.to_owned(), config("b")),
         ("POST", CM.to_owned(), config("a")),
-        ("PATCH", format!("merge:{CM}/a"), r#"{"data":{"a":"2"}}"#.to_owned()),
-        ("PATCH", format!("merge:{CM}/a"), r#"{"metadata":{"labels":{"l":"z"}}}"#.to_owned()),
-        ("PATCH", format!("merge:{CM}/a"), r#"{"metadata":{"labels":{"l":"a"}}}"#.to_owned()),
+        (
+            "PATCH",
+            format!("merge:{CM}/a"),
+            r#"{"data":{"a":"2"}}"#.to_owned(),
+        ),
+        (
+            "PATCH",
+            format!("merge:{CM}/a"),
+            r#"{"metadata":{"labels":{"l":"z"}}}"#.to_owned(),
+        ),
+        (
+            "PATCH",
+            format!("merge:{CM}/a"),
+            r#"{"metadata":{"labels":{"l":"a"}}}"#.to_owned(),
+        ),
         ("DELETE", format!("{CM}/a"), String::new()),
     ] {
         let (status, answer) = ask(&api, method, &path, &body).await;
@@ -253,5 +300,10 @@ async fn a_watch_follows_its_selection() {
     while seen.len() < 6 {
         next(&mut seen).await;
     }
-    assert_eq!(seen, ["BOOKMARK", "ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]);
+    assert_eq!(
+        seen,
+        [
+            "BOOKMARK", "ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"
+        ]
+    );
 }

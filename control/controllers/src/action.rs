@@ -43,15 +43,37 @@ pub struct Note {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// `object` has metadata.name or metadata.generateName.
-    Create { row: &'static Row, namespace: String, object: Value, note: Option<Note> },
+    Create {
+        row: &'static Row,
+        namespace: String,
+        object: Value,
+        note: Option<Note>,
+    },
     /// `object` carries the resourceVersion it was read at.
-    Update { row: &'static Row, name: ObjectName, object: Value },
-    UpdateStatus { row: &'static Row, name: ObjectName, object: Value },
-    Delete { row: &'static Row, name: ObjectName, how: Deletion, note: Option<Note> },
+    Update {
+        row: &'static Row,
+        name: ObjectName,
+        object: Value,
+    },
+    UpdateStatus {
+        row: &'static Row,
+        name: ObjectName,
+        object: Value,
+    },
+    Delete {
+        row: &'static Row,
+        name: ObjectName,
+        how: Deletion,
+        note: Option<Note>,
+    },
     /// Takes finalizers out of a namespace's spec (`namespaces/<name>/finalize`).
     Finalize { namespace: String, object: Value },
     /// `uid`: only the pod that was looked at.
-    Bind { pod: ObjectName, uid: Uid, node: NodeName },
+    Bind {
+        pod: ObjectName,
+        uid: Uid,
+        node: NodeName,
+    },
     /// Never reaches a hand: the recorder turns it into writes of Events.
     Emit(EventRecord),
 }
@@ -59,21 +81,42 @@ pub enum Action {
 impl Action {
     pub fn create<K: Kind>(object: &K) -> Self {
         let namespace = object.metadata().namespace.clone().unwrap_or_default();
-        Action::Create { row: K::row(), namespace, object: value(object), note: None }
+        Action::Create {
+            row: K::row(),
+            namespace,
+            object: value(object),
+            note: None,
+        }
     }
 
     pub fn update<K: Kind>(object: &K) -> Self {
-        Action::Update { row: K::row(), name: name_of(object), object: value(object) }
+        Action::Update {
+            row: K::row(),
+            name: name_of(object),
+            object: value(object),
+        }
     }
 
     pub fn update_status<K: Kind>(object: &K) -> Self {
-        Action::UpdateStatus { row: K::row(), name: name_of(object), object: value(object) }
+        Action::UpdateStatus {
+            row: K::row(),
+            name: name_of(object),
+            object: value(object),
+        }
     }
 
     /// Deletes exactly this object, by its uid, with the kind's own propagation.
     pub fn delete<K: Kind>(object: &K) -> Self {
         let uid = Uid::from(object.metadata().uid.as_deref().unwrap_or_default());
-        Action::Delete { row: K::row(), name: name_of(object), how: Deletion { uid, ..Deletion::default() }, note: None }
+        Action::Delete {
+            row: K::row(),
+            name: name_of(object),
+            how: Deletion {
+                uid,
+                ..Deletion::default()
+            },
+            note: None,
+        }
     }
 
     pub fn noted(mut self, with: Note) -> Self {
@@ -91,7 +134,10 @@ fn value<K: Kind>(object: &K) -> Value {
 
 pub fn name_of<K: Kind>(object: &K) -> ObjectName {
     let metadata = object.metadata();
-    ObjectName::new(metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+    ObjectName::new(
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
 }
 
 /// A reference to `object`, as events and notes carry it.
@@ -112,20 +158,32 @@ pub fn reference<K: Kind>(object: &K) -> ObjectReference {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Create { row, namespace, object, .. } => {
+            Action::Create {
+                row,
+                namespace,
+                object,
+                ..
+            } => {
                 let metadata = &object["metadata"];
                 let name = match (metadata["name"].as_str(), metadata["generateName"].as_str()) {
                     (Some(name), _) => name.to_owned(),
                     (None, base) => format!("{}*", base.unwrap_or_default()),
                 };
-                write!(f, "create {} {}", row.singular, ObjectName::new(namespace.clone(), name))
+                write!(
+                    f,
+                    "create {} {}",
+                    row.singular,
+                    ObjectName::new(namespace.clone(), name)
+                )
             }
             Action::Update { row, name, .. } => write!(f, "update {} {name}", row.singular),
             Action::UpdateStatus { row, name, .. } => write!(f, "status {} {name}", row.singular),
             Action::Delete { row, name, how, .. } => {
                 write!(f, "delete {} {name}", row.singular)?;
                 match how.propagation {
-                    Some(propagation) => write!(f, " {}", format!("{propagation:?}").to_lowercase()),
+                    Some(propagation) => {
+                        write!(f, " {}", format!("{propagation:?}").to_lowercase())
+                    }
                     None => Ok(()),
                 }
             }
@@ -152,7 +210,10 @@ impl Plan {
     }
 
     pub fn of(actions: Vec<Action>) -> Self {
-        Plan { actions, again_at: None }
+        Plan {
+            actions,
+            again_at: None,
+        }
     }
 
     pub fn push(&mut self, action: Action) {
@@ -186,6 +247,9 @@ pub struct Outcomes {
 impl Outcomes {
     /// The first refusal of an action whose line begins so: `create pod`.
     pub fn refusal(&self, line: &str) -> Option<&ApiError> {
-        self.refused.iter().find(|(action, _)| action.starts_with(line)).map(|(_, error)| error)
+        self.refused
+            .iter()
+            .find(|(action, _)| action.starts_with(line))
+            .map(|(_, error)| error)
     }
 }

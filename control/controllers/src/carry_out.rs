@@ -94,14 +94,21 @@ impl CarryOut<'_> {
                 self.emit(record.clone());
                 return Ok(None);
             }
-            Action::Create { note, .. } | Action::Delete { note, .. } => (action.to_string(), note.clone()),
+            Action::Create { note, .. } | Action::Delete { note, .. } => {
+                (action.to_string(), note.clone())
+            }
             other => (other.to_string(), None),
         };
         let create = matches!(action, Action::Create { .. });
         tracing::debug!(controller = self.identity, action = line, "carrying out");
         let result = timeout(DEADLINE, self.hand.apply(self.epoch, self.identity, action))
             .await
-            .unwrap_or_else(|_| Err(ApiError::timeout("the write took too long; it may have been committed", 0)));
+            .unwrap_or_else(|_| {
+                Err(ApiError::timeout(
+                    "the write took too long; it may have been committed",
+                    0,
+                ))
+            });
         match result {
             Ok(applied) => {
                 if let Some(note) = note {
@@ -132,8 +139,18 @@ impl CarryOut<'_> {
 
 fn tell(note: &Note, component: &str, result: Result<&str, &ApiError>) -> EventRecord {
     match result {
-        Ok(name) => EventRecord::normal(note.about.clone(), component, note.done.0, note.done.1.replace("{name}", name)),
-        Err(error) => EventRecord::warning(note.about.clone(), component, note.failed.0, note.failed.1.replace("{error}", &error.to_string())),
+        Ok(name) => EventRecord::normal(
+            note.about.clone(),
+            component,
+            note.done.0,
+            note.done.1.replace("{name}", name),
+        ),
+        Err(error) => EventRecord::warning(
+            note.about.clone(),
+            component,
+            note.failed.0,
+            note.failed.1.replace("{error}", &error.to_string()),
+        ),
     }
 }
 
@@ -152,25 +169,63 @@ mod tests {
             done: ("Made", "Made {name}".to_owned()),
             failed: ("Refused", "Error: {error}".to_owned()),
         };
-        Action::Create { row, namespace: "a".to_owned(), object, note: None }.noted(note)
+        Action::Create {
+            row,
+            namespace: "a".to_owned(),
+            object,
+            note: None,
+        }
+        .noted(note)
     }
 
     #[tokio::test]
     async fn creates_start_slowly_and_end_with_the_first_refusal() {
         for (refused, made, told) in [
-            ("create configmap a/m0", 1, vec!["Warning Refused: Error: quota".to_owned()]),
-            ("create configmap a/m2", 3, ["Normal Made: Made m0", "Normal Made: Made m1", "Warning Refused: Error: quota"].map(str::to_owned).to_vec()),
-            ("nothing", 8, (0..8).map(|at| format!("Normal Made: Made m{at}")).collect()),
+            (
+                "create configmap a/m0",
+                1,
+                vec!["Warning Refused: Error: quota".to_owned()],
+            ),
+            (
+                "create configmap a/m2",
+                3,
+                [
+                    "Normal Made: Made m0",
+                    "Normal Made: Made m1",
+                    "Warning Refused: Error: quota",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+            ),
+            (
+                "nothing",
+                8,
+                (0..8)
+                    .map(|at| format!("Normal Made: Made m{at}"))
+                    .collect(),
+            ),
         ] {
             let (store, hand) = cluster(&[] as &[&str]).await;
-            *hand.refuse.lock() = Some((refused.to_owned(), ApiError::forbidden_because("", "", "", "quota")));
+            *hand.refuse.lock() = Some((
+                refused.to_owned(),
+                ApiError::forbidden_because("", "", "", "quota"),
+            ));
             let (events, mut records) = mpsc::channel(64);
             let epoch = store.leadership().borrow().unwrap();
             let actions: Vec<Action> = (0..8).map(|at| create(&format!("m{at}"))).collect();
-            let done = CarryOut { hand: &*hand, epoch, identity: "test", events: &events }.plan(actions).await;
+            let done = CarryOut {
+                hand: &*hand,
+                epoch,
+                identity: "test",
+                events: &events,
+            }
+            .plan(actions)
+            .await;
             assert_eq!(hand.log.lock().len(), made, "{refused}");
             assert_eq!(done.outcomes.refused.is_empty(), refused == "nothing");
-            let mut heard: Vec<String> = std::iter::from_fn(|| records.try_recv().ok()).map(|record| record.to_string().replace("forbidden: ", "")).collect();
+            let mut heard: Vec<String> = std::iter::from_fn(|| records.try_recv().ok())
+                .map(|record| record.to_string().replace("forbidden: ", ""))
+                .collect();
             // What is made together is told in any order.
             heard.sort();
             assert_eq!(heard, told);

@@ -33,12 +33,32 @@ pub struct EventRecord {
 }
 
 impl EventRecord {
-    pub fn normal(about: ObjectReference, component: &str, reason: &str, message: impl Into<String>) -> Self {
-        EventRecord { about, warning: false, reason: reason.to_owned(), message: message.into(), component: component.to_owned(), host: String::new() }
+    pub fn normal(
+        about: ObjectReference,
+        component: &str,
+        reason: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        EventRecord {
+            about,
+            warning: false,
+            reason: reason.to_owned(),
+            message: message.into(),
+            component: component.to_owned(),
+            host: String::new(),
+        }
     }
 
-    pub fn warning(about: ObjectReference, component: &str, reason: &str, message: impl Into<String>) -> Self {
-        EventRecord { warning: true, ..Self::normal(about, component, reason, message) }
+    pub fn warning(
+        about: ObjectReference,
+        component: &str,
+        reason: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        EventRecord {
+            warning: true,
+            ..Self::normal(about, component, reason, message)
+        }
     }
 
     fn kind(&self) -> &'static str {
@@ -48,13 +68,26 @@ impl EventRecord {
     fn object_key(&self) -> String {
         let about = &self.about;
         let field = |text: &Option<String>| text.clone().unwrap_or_default();
-        [&self.component, &self.host, &field(&about.kind), &field(&about.namespace), &field(&about.name), &field(&about.uid), &field(&about.api_version)]
-            .map(String::as_str)
-            .join("\u{0}")
+        [
+            &self.component,
+            &self.host,
+            &field(&about.kind),
+            &field(&about.namespace),
+            &field(&about.name),
+            &field(&about.uid),
+            &field(&about.api_version),
+        ]
+        .map(String::as_str)
+        .join("\u{0}")
     }
 
     fn similar_key(&self) -> String {
-        [self.object_key().as_str(), self.kind(), self.reason.as_str()].join("\u{0}")
+        [
+            self.object_key().as_str(),
+            self.kind(),
+            self.reason.as_str(),
+        ]
+        .join("\u{0}")
     }
 }
 
@@ -105,7 +138,10 @@ struct Remembered<V> {
 
 impl<V> Default for Remembered<V> {
     fn default() -> Self {
-        Remembered { values: BTreeMap::new(), order: VecDeque::new() }
+        Remembered {
+            values: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
     }
 }
 
@@ -126,7 +162,10 @@ impl<V> Remembered<V> {
 impl Correlator {
     /// Decides what to write. `nonce` makes the name of a new Event unique (upstream: the time in nanoseconds).
     pub fn correlate(&mut self, record: &EventRecord, now: Timestamp, nonce: u64) -> Told {
-        let bucket = self.buckets.entry(&record.object_key(), || Bucket { tokens: SPAM_BURST, filled: now });
+        let bucket = self.buckets.entry(&record.object_key(), || Bucket {
+            tokens: SPAM_BURST,
+            filled: now,
+        });
         let elapsed = (now.as_second() - bucket.filled.as_second()).max(0);
         bucket.tokens = (bucket.tokens + elapsed as f64 * SPAM_PER_SECOND).min(SPAM_BURST);
         bucket.filled = now;
@@ -147,29 +186,66 @@ impl Correlator {
             messages.pop_last();
         }
         let (key, message) = if combined {
-            (similar_key, format!("(combined from similar events): {}", record.message))
+            (
+                similar_key,
+                format!("(combined from similar events): {}", record.message),
+            )
         } else {
-            ([similar_key.as_str(), record.message.as_str()].join("\u{0}"), record.message.clone())
+            (
+                [similar_key.as_str(), record.message.as_str()].join("\u{0}"),
+                record.message.clone(),
+            )
         };
 
-        let namespace = record.about.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let fresh = || ObjectName::new(namespace, format!("{}.{nonce:x}", record.about.name.as_deref().unwrap_or_default()));
-        let seen = self.seen.entry(&key, || Seen { count: 0, name: fresh(), first: now });
+        let namespace = record
+            .about
+            .namespace
+            .clone()
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or_else(|| "default".to_owned());
+        let fresh = || {
+            ObjectName::new(
+                namespace,
+                format!(
+                    "{}.{nonce:x}",
+                    record.about.name.as_deref().unwrap_or_default()
+                ),
+            )
+        };
+        let seen = self.seen.entry(&key, || Seen {
+            count: 0,
+            name: fresh(),
+            first: now,
+        });
         seen.count += 1;
         let event = Box::new(event(record, seen, message, now));
-        if seen.count == 1 { Told::New(event) } else { Told::Again { name: seen.name.clone(), event } }
+        if seen.count == 1 {
+            Told::New(event)
+        } else {
+            Told::Again {
+                name: seen.name.clone(),
+                event,
+            }
+        }
     }
 }
 
 fn event(record: &EventRecord, seen: &Seen, message: String, now: Timestamp) -> Event {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     Event {
-        metadata: ObjectMeta { name: Some(seen.name.name.clone()), namespace: Some(seen.name.namespace.clone()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(seen.name.name.clone()),
+            namespace: Some(seen.name.namespace.clone()),
+            ..ObjectMeta::default()
+        },
         involved_object: record.about.clone(),
         reason: some(&record.reason),
         // Upstream cuts messages at 1024 bytes.
         message: some(&message[..message.floor_char_boundary(1024)]),
-        source: Some(EventSource { component: some(&record.component), host: some(&record.host) }),
+        source: Some(EventSource {
+            component: some(&record.component),
+            host: some(&record.host),
+        }),
         first_timestamp: Some(time::time(seen.first)),
         last_timestamp: Some(time::time(now)),
         count: Some(seen.count),
@@ -185,14 +261,27 @@ mod tests {
     use super::*;
 
     fn record(message: &str) -> EventRecord {
-        let about = ObjectReference { kind: Some("Pod".to_owned()), name: Some("p".to_owned()), namespace: Some("n".to_owned()), ..ObjectReference::default() };
+        let about = ObjectReference {
+            kind: Some("Pod".to_owned()),
+            name: Some("p".to_owned()),
+            namespace: Some("n".to_owned()),
+            ..ObjectReference::default()
+        };
         EventRecord::normal(about, "c", "R", message)
     }
 
     fn told(correlator: &mut Correlator, message: &str, second: i64) -> String {
-        match correlator.correlate(&record(message), Timestamp::from_second(second).unwrap(), second as u64) {
+        match correlator.correlate(
+            &record(message),
+            Timestamp::from_second(second).unwrap(),
+            second as u64,
+        ) {
             Told::New(event) => format!("new {}", event.message.unwrap()),
-            Told::Again { name, event } => format!("again {name} x{} {}", event.count.unwrap(), event.message.unwrap()),
+            Told::Again { name, event } => format!(
+                "again {name} x{} {}",
+                event.count.unwrap(),
+                event.message.unwrap()
+            ),
             Told::Spam => "spam".to_owned(),
         }
     }
@@ -203,11 +292,24 @@ mod tests {
         assert_eq!(told(&mut correlator, "a", 1), "new a");
         assert_eq!(told(&mut correlator, "a", 2), "again n/p.1 x2 a");
         for at in 0..8 {
-            assert_eq!(told(&mut correlator, &format!("m{at}"), 10 + at), format!("new m{at}"));
+            assert_eq!(
+                told(&mut correlator, &format!("m{at}"), 10 + at),
+                format!("new m{at}")
+            );
         }
-        assert_eq!(told(&mut correlator, "x", 30), "new (combined from similar events): x");
-        assert_eq!(told(&mut correlator, "y", 31), "again n/p.1e x2 (combined from similar events): y");
-        assert_eq!(told(&mut correlator, "z", 2000), "new z", "ten minutes later");
+        assert_eq!(
+            told(&mut correlator, "x", 30),
+            "new (combined from similar events): x"
+        );
+        assert_eq!(
+            told(&mut correlator, "y", 31),
+            "again n/p.1e x2 (combined from similar events): y"
+        );
+        assert_eq!(
+            told(&mut correlator, "z", 2000),
+            "new z",
+            "ten minutes later"
+        );
     }
 
     #[test]

@@ -21,5 +21,10 @@ pub struct Applied {
 #[async_trait]
 pub trait Hand: Send + Sync + 'static {
     /// `identity` is a service account of kube-system: `replicaset-controller`. Never called with [`Action::Emit`].
-    async fn apply(&self, epoch: Epoch, identity: &str, action: Action) -> Result<Applied, ApiError>;
+    async fn apply(
+        &self,
+        epoch: Epoch,
+        identity: &str,
+        action: Action,
+    ) -> Result<Applied, ApiError>;
 }

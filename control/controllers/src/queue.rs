@@ -52,7 +52,9 @@ impl Queue {
             }
         } else {
             let failures = self.failures.entry(key.clone()).or_default();
-            let delay = FIRST_DELAY.saturating_mul(1 << (*failures).min(16)).min(LONGEST_DELAY);
+            let delay = FIRST_DELAY
+                .saturating_mul(1 << (*failures).min(16))
+                .min(LONGEST_DELAY);
             *failures += 1;
             self.later(key, now + delay);
         }

@@ -17,7 +17,12 @@ use crate::hand::Hand;
 pub const WAITING: usize = 1024;
 
 /// Writes records until all senders are gone.
-pub async fn record(store: Store, hand: Arc<dyn Hand>, epoch: Epoch, mut records: mpsc::Receiver<EventRecord>) {
+pub async fn record(
+    store: Store,
+    hand: Arc<dyn Hand>,
+    epoch: Epoch,
+    mut records: mpsc::Receiver<EventRecord>,
+) {
     let mut correlator = Correlator::default();
     while let Some(record) = records.recv().await {
         let nonce = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or_default();
@@ -33,10 +38,15 @@ pub async fn record(store: Store, hand: Arc<dyn Hand>, epoch: Epoch, mut records
 }
 
 fn again(store: &Store, name: &ObjectName, event: Event) -> Action {
-    match store.snapshot().entry(&Event::row().key(&name.namespace, &name.name)).and_then(|entry| entry.decode::<Event>().ok()) {
+    match store
+        .snapshot()
+        .entry(&Event::row().key(&name.namespace, &name.name))
+        .and_then(|entry| entry.decode::<Event>().ok())
+    {
         Some(old) => {
             let mut new = (*old).clone();
-            (new.count, new.message, new.last_timestamp) = (event.count, event.message, event.last_timestamp);
+            (new.count, new.message, new.last_timestamp) =
+                (event.count, event.message, event.last_timestamp);
             Action::update(&new)
         }
         None => Action::create(&event),

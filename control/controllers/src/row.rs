@@ -33,7 +33,10 @@ impl Changed<'_> {
     }
 
     pub fn name(&self) -> ObjectName {
-        ObjectName::new(self.entry.meta.namespace.clone(), self.entry.meta.name.clone())
+        ObjectName::new(
+            self.entry.meta.namespace.clone(),
+            self.entry.meta.name.clone(),
+        )
     }
 }
 
@@ -45,12 +48,18 @@ pub struct Wake {
 
 /// Wakes on changes of one kind.
 pub const fn on<K: Kind>(keys: fn(&Changed<'_>) -> Vec<ObjectName>) -> Wake {
-    Wake { kind: || Some(K::row()), keys }
+    Wake {
+        kind: || Some(K::row()),
+        keys,
+    }
 }
 
 /// Wakes on changes of any kind.
 pub const fn on_any(keys: fn(&Changed<'_>) -> Vec<ObjectName>) -> Wake {
-    Wake { kind: || None, keys }
+    Wake {
+        kind: || None,
+        keys,
+    }
 }
 
 /// The changed object itself.
@@ -61,8 +70,16 @@ pub fn itself(changed: &Changed<'_>) -> Vec<ObjectName> {
 /// The changed object's controller of kind `K`, now and before.
 pub fn its_controller<K: Kind>(changed: &Changed<'_>) -> Vec<ObjectName> {
     let mut owners = Vec::new();
-    for meta in [Some(&changed.entry.meta), changed.previous.map(|entry| &entry.meta)].into_iter().flatten() {
-        if let Some(owner) = meta.controller().filter(|owner| owner.kind == K::row().kind && owner.api_version == K::row().api_version()) {
+    for meta in [
+        Some(&changed.entry.meta),
+        changed.previous.map(|entry| &entry.meta),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        if let Some(owner) = meta.controller().filter(|owner| {
+            owner.kind == K::row().kind && owner.api_version == K::row().api_version()
+        }) {
             let name = ObjectName::new(meta.namespace.clone(), owner.name.clone());
             if !owners.contains(&name) {
                 owners.push(name);

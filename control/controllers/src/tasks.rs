@@ -46,16 +46,38 @@ pub async fn run(store: Store, hand: Arc<dyn Hand>, settings: Settings, cancel: 
 }
 
 /// As [`run`], with another list of controllers (the scheduler's, a test's).
-pub async fn run_rows(rows: &'static [Row], store: Store, hand: Arc<dyn Hand>, settings: Settings, cancel: CancellationToken) {
+pub async fn run_rows(
+    rows: &'static [Row],
+    store: Store,
+    hand: Arc<dyn Hand>,
+    settings: Settings,
+    cancel: CancellationToken,
+) {
     let mut leadership = store.leadership();
     loop {
         let epoch = *leadership.borrow_and_update();
         let mut reign = JoinSet::new();
         if let Some(epoch) = epoch {
-            tracing::info!(?epoch, controllers = rows.len(), "this server leads: starting the controllers");
+            tracing::info!(
+                ?epoch,
+                controllers = rows.len(),
+                "this server leads: starting the controllers"
+            );
             let (events, records) = mpsc::channel(recorder::WAITING);
-            let world = Arc::new(World { store: store.clone(), hand: hand.clone(), settings: settings.clone(), epoch, since: time::now(), events });
-            reign.spawn(recorder::record(store.clone(), hand.clone(), epoch, records));
+            let world = Arc::new(World {
+                store: store.clone(),
+                hand: hand.clone(),
+                settings: settings.clone(),
+                epoch,
+                since: time::now(),
+                events,
+            });
+            reign.spawn(recorder::record(
+                store.clone(),
+                hand.clone(),
+                epoch,
+                records,
+            ));
             for row in rows {
                 reign.spawn(control(row, world.clone()));
             }
@@ -85,7 +107,11 @@ async fn control(row: &'static Row, world: Arc<World>) {
     let mut workers: JoinSet<Worked> = JoinSet::new();
     loop {
         let snapshot = world.store.snapshot();
-        let mut watch = match world.store.watch(KeyRange::all(), snapshot.revision()).await {
+        let mut watch = match world
+            .store
+            .watch(KeyRange::all(), snapshot.revision())
+            .await
+        {
             Ok(watch) => watch,
             Err(error) => {
                 tracing::debug!(controller = row.name, ?error, "cannot watch yet");
@@ -94,7 +120,16 @@ async fn control(row: &'static Row, world: Arc<World>) {
             }
         };
         for entry in snapshot.list(&KeyRange::all()) {
-            wake(row, &mut queue, &Changed { entry, previous: None, deleted: false, cluster: &snapshot });
+            wake(
+                row,
+                &mut queue,
+                &Changed {
+                    entry,
+                    previous: None,
+                    deleted: false,
+                    cluster: &snapshot,
+                },
+            );
         }
         drop(snapshot);
         loop {
@@ -105,7 +140,9 @@ async fn control(row: &'static Row, world: Arc<World>) {
                 let last = last.remove(&key).unwrap_or_default();
                 workers.spawn(work(row, world.clone(), key, last));
             }
-            let due = queue.next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let due = queue
+                .next_due()
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 item = watch.next() => match item {
                     Ok(WatchItem::Event(event)) => {
@@ -133,7 +170,8 @@ async fn control(row: &'static Row, world: Arc<World>) {
 
 fn wake(row: &Row, queue: &mut Queue, changed: &Changed<'_>) {
     for wake in row.wakes {
-        let concerned = (wake.kind)().is_none_or(|kind| changed.entry.key.kind_prefix() == kind.prefix(None).start.as_str());
+        let concerned = (wake.kind)()
+            .is_none_or(|kind| changed.entry.key.kind_prefix() == kind.prefix(None).start.as_str());
         if concerned {
             for key in (wake.keys)(changed) {
                 queue.add(key);
@@ -145,11 +183,21 @@ fn wake(row: &Row, queue: &mut Queue, changed: &Changed<'_>) {
 async fn work(row: &'static Row, world: Arc<World>, key: ObjectName, last: Outcomes) -> Worked {
     let snapshot = world.store.snapshot();
     let Some(plan) = decide(row, &world, &snapshot, &key, &last) else {
-        return Worked { key, outcomes: last, success: false, again: None };
+        return Worked {
+            key,
+            outcomes: last,
+            success: false,
+            again: None,
+        };
     };
     drop(snapshot);
     let again = plan.again_at.map(instant);
-    let carry_out = CarryOut { hand: &*world.hand, epoch: world.epoch, identity: row.identity, events: &world.events };
+    let carry_out = CarryOut {
+        hand: &*world.hand,
+        epoch: world.epoch,
+        identity: row.identity,
+        events: &world.events,
+    };
     let done = carry_out.plan(plan.actions).await;
     for (action, error) in &done.outcomes.refused {
         if error.is_conflict() {
@@ -162,14 +210,35 @@ async fn work(row: &'static Row, world: Arc<World>, key: ObjectName, last: Outco
         // What may have happened must be seen before the next decision.
         let _ = world.store.fresh_snapshot().await;
     }
-    let _ = world.store.at_least(done.revision, Instant::now() + SHOWN_WITHIN).await;
+    let _ = world
+        .store
+        .at_least(done.revision, Instant::now() + SHOWN_WITHIN)
+        .await;
     let success = done.outcomes.refused.is_empty();
-    Worked { key, outcomes: done.outcomes, success, again }
+    Worked {
+        key,
+        outcomes: done.outcomes,
+        success,
+        again,
+    }
 }
 
-fn decide(row: &Row, world: &World, snapshot: &Snapshot, key: &ObjectName, last: &Outcomes) -> Option<crate::Plan> {
-    let situation = Situation { last, now: time::now(), settings: &world.settings, since: world.since };
-    match catch_unwind(AssertUnwindSafe(|| (row.reconcile)(snapshot, key, &situation))) {
+fn decide(
+    row: &Row,
+    world: &World,
+    snapshot: &Snapshot,
+    key: &ObjectName,
+    last: &Outcomes,
+) -> Option<crate::Plan> {
+    let situation = Situation {
+        last,
+        now: time::now(),
+        settings: &world.settings,
+        since: world.since,
+    };
+    match catch_unwind(AssertUnwindSafe(|| {
+        (row.reconcile)(snapshot, key, &situation)
+    })) {
         Ok(Ok(plan)) => Some(plan),
         Ok(Err(error)) => {
             tracing::error!(controller = row.name, %key, %error, "cannot decide");
@@ -226,14 +295,23 @@ spec:
         loop {
             let snapshot = store.snapshot();
             for pod in snapshot.all::<Pod>(None).filter_map(Result::ok) {
-                if pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some()) {
+                if pod
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.pod_ip.is_some())
+                {
                     continue;
                 }
                 let mut pod = (*pod).clone();
                 let status = pod.status.get_or_insert_default();
                 status.phase = Some("Running".to_owned());
                 status.pod_ip = Some("10.42.0.9".to_owned());
-                let ready = PodCondition { type_: "Ready".to_owned(), status: "True".to_owned(), last_transition_time: Some(time::time(time::now())), ..PodCondition::default() };
+                let ready = PodCondition {
+                    type_: "Ready".to_owned(),
+                    status: "True".to_owned(),
+                    last_transition_time: Some(time::time(time::now())),
+                    ..PodCondition::default()
+                };
                 status.conditions = Some(vec![ready]);
                 let _ = hand.apply(epoch, "n1", Action::update_status(&pod)).await;
             }
@@ -245,7 +323,9 @@ spec:
 
     fn images(snapshot: &Snapshot) -> Vec<String> {
         let pods = snapshot.all::<Pod>(Some("a")).filter_map(Result::ok);
-        let mut images: Vec<String> = pods.filter_map(|pod| pod.spec.as_ref()?.containers[0].image.clone()).collect();
+        let mut images: Vec<String> = pods
+            .filter_map(|pod| pod.spec.as_ref()?.containers[0].image.clone())
+            .collect();
         images.sort();
         images
     }
@@ -257,49 +337,109 @@ spec:
     fn settled(snapshot: &Snapshot) -> bool {
         let status = deployment(snapshot).status.clone().unwrap_or_default();
         let wanted = deployment(snapshot).spec.replicas;
-        status.observed_generation == deployment(snapshot).metadata.generation && (status.replicas, status.available_replicas, status.updated_replicas) == (wanted, wanted, wanted)
+        status.observed_generation == deployment(snapshot).metadata.generation
+            && (
+                status.replicas,
+                status.available_replicas,
+                status.updated_replicas,
+            ) == (wanted, wanted, wanted)
     }
 
     #[tokio::test]
     async fn a_deployment_lives_rolls_and_goes_with_its_namespace() {
         let (store, hand) = cluster(&[OBJECTS]).await;
         let cancel = CancellationToken::new();
-        let settings = Settings { root_ca: "CA".to_owned(), ..Settings::default() };
-        let controllers = tokio::spawn(super::run(store.clone(), hand.clone(), settings, cancel.clone()));
+        let settings = Settings {
+            root_ca: "CA".to_owned(),
+            ..Settings::default()
+        };
+        let controllers = tokio::spawn(super::run(
+            store.clone(),
+            hand.clone(),
+            settings,
+            cancel.clone(),
+        ));
         let node = tokio::spawn(make_believe_node(store.clone(), hand.clone()));
         let epoch = store.leadership().borrow().unwrap();
 
-        eventually(&store, "three pods run", |snapshot| images(snapshot) == ["v1", "v1", "v1"] && settled(snapshot)).await;
-        eventually(&store, "the service shows them", |snapshot| {
-            let endpoints = snapshot.get::<Endpoints>(&ObjectName::new("a", "web")).unwrap();
-            endpoints.is_some_and(|endpoints| endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten()).count() == 3)
+        eventually(&store, "three pods run", |snapshot| {
+            images(snapshot) == ["v1", "v1", "v1"] && settled(snapshot)
         })
         .await;
-        eventually(&store, "the CA is published", |snapshot| snapshot.get::<ConfigMap>(&ObjectName::new("a", "kube-root-ca.crt")).unwrap().is_some()).await;
+        eventually(&store, "the service shows them", |snapshot| {
+            let endpoints = snapshot
+                .get::<Endpoints>(&ObjectName::new("a", "web"))
+                .unwrap();
+            endpoints.is_some_and(|endpoints| {
+                endpoints
+                    .subsets
+                    .iter()
+                    .flatten()
+                    .flat_map(|subset| subset.addresses.iter().flatten())
+                    .count()
+                    == 3
+            })
+        })
+        .await;
+        eventually(&store, "the CA is published", |snapshot| {
+            snapshot
+                .get::<ConfigMap>(&ObjectName::new("a", "kube-root-ca.crt"))
+                .unwrap()
+                .is_some()
+        })
+        .await;
         eventually(&store, "it is told", |snapshot| {
-            let messages: Vec<String> = snapshot.all::<Event>(Some("a")).filter_map(|event| event.unwrap().message.clone()).collect();
-            messages.iter().any(|message| message.starts_with("Scaled up replica set web-") && message.ends_with(" from 0 to 3"))
-                && messages.iter().filter(|message| message.starts_with("Created pod: web-")).count() == 3
+            let messages: Vec<String> = snapshot
+                .all::<Event>(Some("a"))
+                .filter_map(|event| event.unwrap().message.clone())
+                .collect();
+            messages.iter().any(|message| {
+                message.starts_with("Scaled up replica set web-")
+                    && message.ends_with(" from 0 to 3")
+            }) && messages
+                .iter()
+                .filter(|message| message.starts_with("Created pod: web-"))
+                .count()
+                == 3
         })
         .await;
 
         let mut new = (*deployment(&store.snapshot())).clone();
         new.spec.template.spec.as_mut().unwrap().containers[0].image = Some("v2".to_owned());
         new.metadata.resource_version = None;
-        hand.apply(epoch, "test", Action::update(&new)).await.unwrap();
-        eventually(&store, "the new image is rolled out", |snapshot| images(snapshot) == ["v2", "v2", "v2"] && settled(snapshot)).await;
+        hand.apply(epoch, "test", Action::update(&new))
+            .await
+            .unwrap();
+        eventually(&store, "the new image is rolled out", |snapshot| {
+            images(snapshot) == ["v2", "v2", "v2"] && settled(snapshot)
+        })
+        .await;
         eventually(&store, "the old set is kept at nothing", |snapshot| {
-            let mut sizes: Vec<_> = snapshot.all::<ReplicaSet>(Some("a")).map(|set| set.unwrap().spec.replicas).collect();
+            let mut sizes: Vec<_> = snapshot
+                .all::<ReplicaSet>(Some("a"))
+                .map(|set| set.unwrap().spec.replicas)
+                .collect();
             sizes.sort();
             sizes == [Some(0), Some(3)]
         })
         .await;
 
-        let namespace = store.snapshot().get::<Namespace>(&ObjectName::cluster("a")).unwrap().unwrap();
-        hand.apply(epoch, "test", Action::delete(&*namespace)).await.unwrap();
-        eventually(&store, "the namespace is gone with all that was in it", |snapshot| {
-            snapshot.entry(&Namespace::row().key("", "a")).is_none() && snapshot.count(&Pod::row().prefix(None)) == 0
-        })
+        let namespace = store
+            .snapshot()
+            .get::<Namespace>(&ObjectName::cluster("a"))
+            .unwrap()
+            .unwrap();
+        hand.apply(epoch, "test", Action::delete(&*namespace))
+            .await
+            .unwrap();
+        eventually(
+            &store,
+            "the namespace is gone with all that was in it",
+            |snapshot| {
+                snapshot.entry(&Namespace::row().key("", "a")).is_none()
+                    && snapshot.count(&Pod::row().prefix(None)) == 0
+            },
+        )
         .await;
         cancel.cancel();
         controllers.await.unwrap();
@@ -308,22 +448,51 @@ spec:
     #[tokio::test]
     async fn a_refused_pod_is_told_of_and_tried_again() {
         let (store, hand) = cluster(&[OBJECTS]).await;
-        *hand.refuse.lock() = Some(("create pod".to_owned(), caravel_api::ApiError::forbidden_because("", "pods", "", "exceeded quota")));
+        *hand.refuse.lock() = Some((
+            "create pod".to_owned(),
+            caravel_api::ApiError::forbidden_because("", "pods", "", "exceeded quota"),
+        ));
         let cancel = CancellationToken::new();
-        let controllers = tokio::spawn(super::run(store.clone(), hand.clone(), Settings::default(), cancel.clone()));
+        let controllers = tokio::spawn(super::run(
+            store.clone(),
+            hand.clone(),
+            Settings::default(),
+            cancel.clone(),
+        ));
         let condition = |snapshot: &Snapshot| {
             let status = deployment(snapshot).status.clone().unwrap_or_default();
-            let failure = status.conditions.into_iter().flatten().find(|condition| condition.type_.as_deref() == Some("ReplicaFailure"));
-            failure.map(|failure| format!("{} {}", failure.reason.unwrap_or_default(), failure.message.unwrap_or_default()))
+            let failure = status
+                .conditions
+                .into_iter()
+                .flatten()
+                .find(|condition| condition.type_.as_deref() == Some("ReplicaFailure"));
+            failure.map(|failure| {
+                format!(
+                    "{} {}",
+                    failure.reason.unwrap_or_default(),
+                    failure.message.unwrap_or_default()
+                )
+            })
         };
-        eventually(&store, "the failure is a condition", |snapshot| condition(snapshot).as_deref() == Some("FailedCreate pods is forbidden: exceeded quota")).await;
+        eventually(&store, "the failure is a condition", |snapshot| {
+            condition(snapshot).as_deref() == Some("FailedCreate pods is forbidden: exceeded quota")
+        })
+        .await;
         eventually(&store, "the failure is an event", |snapshot| {
-            let messages: Vec<String> = snapshot.all::<Event>(Some("a")).filter_map(|event| event.unwrap().message.clone()).collect();
+            let messages: Vec<String> = snapshot
+                .all::<Event>(Some("a"))
+                .filter_map(|event| event.unwrap().message.clone())
+                .collect();
             messages.contains(&"Error creating: pods is forbidden: exceeded quota".to_owned())
         })
         .await;
         *hand.refuse.lock() = None;
-        eventually(&store, "the pods are made and the condition goes", |snapshot| images(snapshot).len() == 3 && condition(snapshot).is_none()).await;
+        eventually(
+            &store,
+            "the pods are made and the condition goes",
+            |snapshot| images(snapshot).len() == 3 && condition(snapshot).is_none(),
+        )
+        .await;
         cancel.cancel();
         controllers.await.unwrap();
     }

@@ -27,19 +27,34 @@ pub async fn cluster(objects: &[impl AsRef<str>]) -> (Store, Arc<FakeHand>) {
     let hand = Arc::new(FakeHand::new(store.clone()));
     for text in objects {
         for document in serde_yaml_ng::Deserializer::from_str(text.as_ref()) {
-            hand.put(&Value::deserialize(document).expect("YAML")).await.expect("a good object");
+            hand.put(&Value::deserialize(document).expect("YAML"))
+                .await
+                .expect("a good object");
         }
     }
     (store, hand)
 }
 
 pub fn name(text: &str) -> ObjectName {
-    text.split_once('/').map_or_else(|| ObjectName::cluster(text), |(namespace, name)| ObjectName::new(namespace, name))
+    text.split_once('/').map_or_else(
+        || ObjectName::cluster(text),
+        |(namespace, name)| ObjectName::new(namespace, name),
+    )
 }
 
 pub fn decide(row: &Row, cluster: &Snapshot, key: &str, settings: &Settings) -> Plan {
     let last = Outcomes::default();
-    (row.reconcile)(cluster, &name(key), &Situation { last: &last, now: now(), settings, since: "2025-12-31T00:00:00Z".parse().expect("a time") }).expect("readable objects")
+    (row.reconcile)(
+        cluster,
+        &name(key),
+        &Situation {
+            last: &last,
+            now: now(),
+            settings,
+            since: "2025-12-31T00:00:00Z".parse().expect("a time"),
+        },
+    )
+    .expect("readable objects")
 }
 
 /// The plan for `key` in a cluster of these objects, as text.

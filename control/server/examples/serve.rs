@@ -8,9 +8,15 @@ use tokio_util::sync::CancellationToken;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
-    let dir = PathBuf::from(args.next().unwrap_or_else(|| "/tmp/caravel-serve".to_owned()));
+    let dir = PathBuf::from(
+        args.next()
+            .unwrap_or_else(|| "/tmp/caravel-serve".to_owned()),
+    );
     let port: u16 = args.next().unwrap_or_else(|| "16443".to_owned()).parse()?;
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let config = ServerConfig {
         data_dir: dir.join("data"),
         etc_dir: dir.join("etc"),

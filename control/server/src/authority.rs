@@ -26,11 +26,14 @@ pub(crate) async fn load_or_create(store: &Store) -> Result<Authority> {
     let key = Key::from(KEY);
     for _ in 0..2 {
         if let Some(entry) = store.fresh_snapshot().await?.entry(&key) {
-            let record: Record = serde_json::from_slice(&entry.json).context("the cluster's authority in the store cannot be read")?;
+            let record: Record = serde_json::from_slice(&entry.json)
+                .context("the cluster's authority in the store cannot be read")?;
             return Ok(Authority::load(&record.authority, DEFAULT_ISSUER)?);
         }
         let made = Authority::create(DEFAULT_ISSUER)?;
-        let mut record = serde_json::to_value(Record { authority: made.to_pem() })?;
+        let mut record = serde_json::to_value(Record {
+            authority: made.to_pem(),
+        })?;
         if let Value::Object(members) = &mut record {
             members.insert("metadata".to_owned(), json!({ "name": "authority" }));
         }
@@ -46,9 +49,19 @@ pub(crate) async fn load_or_create(store: &Store) -> Result<Authority> {
 }
 
 /// The serving side: a fresh certificate at every start, for every name this server is reached by.
-pub(crate) fn serving(authority: &Authority, config: &ServerConfig) -> Result<Arc<rustls::ServerConfig>> {
+pub(crate) fn serving(
+    authority: &Authority,
+    config: &ServerConfig,
+) -> Result<Arc<rustls::ServerConfig>> {
     let domain = &config.domain;
-    let mut dns: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).to_vec();
+    let mut dns: Vec<String> = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "localhost",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     dns.push(format!("kubernetes.default.svc.{domain}"));
     dns.push(config.name.clone());
     let mut ips = vec![
@@ -79,7 +92,8 @@ pub(crate) fn kubelet_client(authority: &Authority) -> Result<Arc<rustls::Client
     let issued = authority.issue_kubelet_client()?;
     let mut roots = RootCertStore::empty();
     roots.add(authority.cluster_ca().der().clone())?;
-    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).map_err(|error| anyhow::anyhow!("read the kubelet client's key: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())
+        .map_err(|error| anyhow::anyhow!("read the kubelet client's key: {error}"))?;
     let config = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

@@ -8,7 +8,9 @@ use caravel_api::{ApiError, Kind, ObjectName, Row};
 use caravel_apiserver::{ApiServer, Internal};
 use caravel_auth::{UserInfo, join, policy};
 use caravel_store::Store;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject,
+};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +20,12 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Makes everything.
 pub(crate) async fn bootstrap(api: &Arc<ApiServer>, config: &ServerConfig) -> Result<()> {
-    let verbs = api.internal(UserInfo::apiserver(), None).manager("kube-apiserver");
+    let verbs = api
+        .internal(UserInfo::apiserver(), None)
+        .manager("kube-apiserver");
     for name in NAMESPACES {
-        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+        let object =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
         ensure(&verbs, "", "namespaces", "", object).await?;
     }
     default_policy(&verbs, api.store()).await?;
@@ -37,12 +42,23 @@ pub(crate) async fn bootstrap(api: &Arc<ApiServer>, config: &ServerConfig) -> Re
 }
 
 fn row(group: &str, plural: &str) -> Result<&'static Row> {
-    caravel_api::kinds::by_resource(group, "v1", plural).with_context(|| format!("{plural} is no kind of this server"))
+    caravel_api::kinds::by_resource(group, "v1", plural)
+        .with_context(|| format!("{plural} is no kind of this server"))
 }
 
 /// Creates an object unless it is there.
-async fn ensure(verbs: &Internal, group: &str, plural: &str, namespace: &str, object: Value) -> Result<()> {
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+async fn ensure(
+    verbs: &Internal,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    object: Value,
+) -> Result<()> {
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     match verbs.create(row(group, plural)?, namespace, object).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_already_exists() => Ok(()),
@@ -51,7 +67,13 @@ async fn ensure(verbs: &Internal, group: &str, plural: &str, namespace: &str, ob
 }
 
 /// Replaces an object that is there, or creates it.
-async fn put(verbs: &Internal, group: &str, plural: &str, namespace: &str, object: Value) -> Result<()> {
+async fn put(
+    verbs: &Internal,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    object: Value,
+) -> Result<()> {
     let row = row(group, plural)?;
     match verbs.update(row, namespace, object.clone()).await {
         Ok(_) => Ok(()),
@@ -104,7 +126,14 @@ async fn endpoints(verbs: &Internal, config: &ServerConfig) -> Result<()> {
         "endpoints": [{ "addresses": [address], "conditions": { "ready": true, "serving": true, "terminating": false } }],
         "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
     });
-    put(verbs, "discovery.k8s.io", "endpointslices", "default", slice).await
+    put(
+        verbs,
+        "discovery.k8s.io",
+        "endpointslices",
+        "default",
+        slice,
+    )
+    .await
 }
 
 /// Upstream's default roles and bindings: what is missing is made, what was removed from them is put back.
@@ -112,46 +141,79 @@ async fn default_policy(verbs: &Internal, store: &Store) -> Result<()> {
     let wanted = policy::bootstrap();
     for role in &wanted.cluster_roles {
         let found = store.snapshot().get::<ClusterRole>(&name(role))?;
-        restore(verbs, role, found.as_deref(), |found| add_rules(&mut found.rules, &role.rules)).await?;
+        restore(verbs, role, found.as_deref(), |found| {
+            add_rules(&mut found.rules, &role.rules)
+        })
+        .await?;
     }
     for role in &wanted.roles {
         let found = store.snapshot().get::<Role>(&name(role))?;
-        restore(verbs, role, found.as_deref(), |found| add_rules(&mut found.rules, &role.rules)).await?;
+        restore(verbs, role, found.as_deref(), |found| {
+            add_rules(&mut found.rules, &role.rules)
+        })
+        .await?;
     }
     for binding in &wanted.cluster_role_bindings {
         let found = store.snapshot().get::<ClusterRoleBinding>(&name(binding))?;
-        restore(verbs, binding, found.as_deref(), |found| add_subjects(&mut found.subjects, &binding.subjects)).await?;
+        restore(verbs, binding, found.as_deref(), |found| {
+            add_subjects(&mut found.subjects, &binding.subjects)
+        })
+        .await?;
     }
     for binding in &wanted.role_bindings {
         let found = store.snapshot().get::<RoleBinding>(&name(binding))?;
-        restore(verbs, binding, found.as_deref(), |found| add_subjects(&mut found.subjects, &binding.subjects)).await?;
+        restore(verbs, binding, found.as_deref(), |found| {
+            add_subjects(&mut found.subjects, &binding.subjects)
+        })
+        .await?;
     }
     Ok(())
 }
 
 fn name<K: Kind>(object: &K) -> ObjectName {
     let meta = object.metadata();
-    ObjectName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    ObjectName::new(
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    )
 }
 
-async fn restore<K: Kind>(verbs: &Internal, wanted: &K, found: Option<&K>, add: impl FnOnce(&mut K) -> bool) -> Result<()> {
+async fn restore<K: Kind>(
+    verbs: &Internal,
+    wanted: &K,
+    found: Option<&K>,
+    add: impl FnOnce(&mut K) -> bool,
+) -> Result<()> {
     let name = name(wanted);
     let row = <K as Kind>::row();
     let outcome: Result<_, ApiError> = match found {
-        None => verbs.create(row, &name.namespace, serde_json::to_value(wanted)?).await,
+        None => {
+            verbs
+                .create(row, &name.namespace, serde_json::to_value(wanted)?)
+                .await
+        }
         Some(found) => {
-            let off = found.metadata().annotations.as_ref().and_then(|all| all.get(AUTOUPDATE)).is_some_and(|value| value == "false");
+            let off = found
+                .metadata()
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(AUTOUPDATE))
+                .is_some_and(|value| value == "false");
             let mut found = found.clone();
             if off || !add(&mut found) {
                 return Ok(());
             }
-            verbs.update(row, &name.namespace, serde_json::to_value(&found)?).await
+            verbs
+                .update(row, &name.namespace, serde_json::to_value(&found)?)
+                .await
         }
     };
     match outcome {
         Ok(_) => Ok(()),
         Err(error) if error.is_already_exists() => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("keep the default {} {name}", row.singular)),
+        Err(error) => {
+            Err(error).with_context(|| format!("keep the default {} {name}", row.singular))
+        }
     }
 }
 
@@ -164,7 +226,11 @@ fn add_subjects(found: &mut Option<Vec<Subject>>, wanted: &Option<Vec<Subject>>)
 }
 
 fn add_missing<T: PartialEq + Clone>(found: &mut Option<Vec<T>>, wanted: &[T]) -> bool {
-    let missing: Vec<T> = wanted.iter().filter(|one| !found.iter().flatten().any(|have| have == *one)).cloned().collect();
+    let missing: Vec<T> = wanted
+        .iter()
+        .filter(|one| !found.iter().flatten().any(|have| have == *one))
+        .cloned()
+        .collect();
     let any = !missing.is_empty();
     if any {
         found.get_or_insert_default().extend(missing);
@@ -176,16 +242,32 @@ fn add_missing<T: PartialEq + Clone>(found: &mut Option<Vec<T>>, wanted: &[T]) -
 pub(crate) async fn join_token(api: &Arc<ApiServer>, config: &ServerConfig) -> Result<()> {
     let path = config.data_dir.join("node-token");
     let ca_hash = api.ca_hash();
-    let verbs = api.internal(UserInfo::apiserver(), None).manager("kube-apiserver");
-    let known = std::fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let verbs = api
+        .internal(UserInfo::apiserver(), None)
+        .manager("kube-apiserver");
+    let known = std::fs::read_to_string(&path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty());
     let (text, stored) = match (&config.token, known) {
         (Some(given), _) => {
-            let full = if given.starts_with("K10") { given.clone() } else { format!("K10{ca_hash}::{given}") };
-            let token: join::JoinToken = full.parse().map_err(|error| anyhow::anyhow!("token: {error}"))?;
-            (token.to_string(), join::store(&token, None, "the administrator's token"))
+            let full = if given.starts_with("K10") {
+                given.clone()
+            } else {
+                format!("K10{ca_hash}::{given}")
+            };
+            let token: join::JoinToken = full
+                .parse()
+                .map_err(|error| anyhow::anyhow!("token: {error}"))?;
+            (
+                token.to_string(),
+                join::store(&token, None, "the administrator's token"),
+            )
         }
         (None, Some(known)) => {
-            let token: join::JoinToken = known.parse().map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+            let token: join::JoinToken = known
+                .parse()
+                .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
             (known, join::store(&token, None, "made at the first start"))
         }
         (None, None) => {
@@ -199,7 +281,8 @@ pub(crate) async fn join_token(api: &Arc<ApiServer>, config: &ServerConfig) -> R
 }
 
 fn write_token(path: &Path, text: &str) -> Result<()> {
-    crate::kubeconfig::private(path, &format!("{text}\n")).with_context(|| format!("write the join token {}", path.display()))
+    crate::kubeconfig::private(path, &format!("{text}\n"))
+        .with_context(|| format!("write the join token {}", path.display()))
 }
 
 #[cfg(test)]

@@ -42,7 +42,9 @@ pub struct ServerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerConfigError {
     /// Two networks overlap.
-    #[error("cluster-cidr {cluster} and service-cidr {service} overlap: choose networks that share no address")]
+    #[error(
+        "cluster-cidr {cluster} and service-cidr {service} overlap: choose networks that share no address"
+    )]
     Overlap { cluster: Ipv4Net, service: Ipv4Net },
     /// A network is too small or too large.
     #[error("service-cidr {0} must have between 8 and 28 bits")]
@@ -117,14 +119,20 @@ impl ServerConfig {
     /// The administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig_path(&self) -> PathBuf {
-        self.kubeconfig.clone().unwrap_or_else(|| self.etc_dir.join("kubeconfig.yaml"))
+        self.kubeconfig
+            .clone()
+            .unwrap_or_else(|| self.etc_dir.join("kubeconfig.yaml"))
     }
 
     /// The server's URL in the administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig_url(&self) -> String {
         self.kubeconfig_server.clone().unwrap_or_else(|| {
-            let host = if self.listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.listen.ip() };
+            let host = if self.listen.ip().is_unspecified() {
+                IpAddr::V4(Ipv4Addr::LOCALHOST)
+            } else {
+                self.listen.ip()
+            };
             format!("https://{}", SocketAddr::new(host, self.listen.port()))
         })
     }
@@ -132,7 +140,10 @@ impl ServerConfig {
     /// The server's URL for nodes.
     #[must_use]
     pub fn node_url(&self) -> String {
-        format!("https://{}", SocketAddr::new(self.advertise, self.listen.port()))
+        format!(
+            "https://{}",
+            SocketAddr::new(self.advertise, self.listen.port())
+        )
     }
 }
 
@@ -151,6 +162,9 @@ mod tests {
         assert!(with("10.42.0.0/16", "10.43.0.0/16").check().is_ok());
         assert!(with("10.0.0.0/8", "10.43.0.0/16").check().is_err());
         assert!(with("10.42.0.0/24", "10.43.0.0/16").check().is_err());
-        assert_eq!(ServerConfig::default().dns_ip(), Ipv4Addr::new(10, 43, 0, 10));
+        assert_eq!(
+            ServerConfig::default().dns_ip(),
+            Ipv4Addr::new(10, 43, 0, 10)
+        );
     }
 }

@@ -16,10 +16,14 @@ pub(crate) struct ApiHand {
 impl ApiHand {
     fn verbs(&self, epoch: Epoch, identity: &str) -> Internal {
         match identity {
-            "kube-scheduler" | "scheduler" | "default-scheduler" | "system:kube-scheduler" => {
-                self.api.internal(UserInfo::component("system:kube-scheduler"), Some(epoch)).manager("kube-scheduler")
-            }
-            controller => self.api.internal(UserInfo::controller(controller), Some(epoch)).manager("kube-controller-manager"),
+            "kube-scheduler" | "scheduler" | "default-scheduler" | "system:kube-scheduler" => self
+                .api
+                .internal(UserInfo::component("system:kube-scheduler"), Some(epoch))
+                .manager("kube-scheduler"),
+            controller => self
+                .api
+                .internal(UserInfo::controller(controller), Some(epoch))
+                .manager("kube-controller-manager"),
         }
     }
 }
@@ -40,23 +44,50 @@ fn options(how: &Deletion) -> DeleteOptions {
 
 #[async_trait]
 impl Hand for ApiHand {
-    async fn apply(&self, epoch: Epoch, identity: &str, action: Action) -> Result<Applied, ApiError> {
+    async fn apply(
+        &self,
+        epoch: Epoch,
+        identity: &str,
+        action: Action,
+    ) -> Result<Applied, ApiError> {
         let verbs = self.verbs(epoch, identity);
         let written = match action {
-            Action::Create { row, namespace, object, .. } => verbs.create(row, &namespace, object).await?,
-            Action::Update { row, name, object } => verbs.update(row, &name.namespace, object).await?,
-            Action::UpdateStatus { row, name, object } => verbs.update_status(row, &name.namespace, object).await?,
-            Action::Delete { row, name, how, .. } => verbs.delete(row, &name.namespace, &name.name, &options(&how)).await?,
+            Action::Create {
+                row,
+                namespace,
+                object,
+                ..
+            } => verbs.create(row, &namespace, object).await?,
+            Action::Update { row, name, object } => {
+                verbs.update(row, &name.namespace, object).await?
+            }
+            Action::UpdateStatus { row, name, object } => {
+                verbs.update_status(row, &name.namespace, object).await?
+            }
+            Action::Delete { row, name, how, .. } => {
+                verbs
+                    .delete(row, &name.namespace, &name.name, &options(&how))
+                    .await?
+            }
             Action::Finalize { object, .. } => {
                 let namespace = serde_json::from_value(object).map_err(ApiError::internal)?;
                 verbs.finalize(&namespace).await?
             }
             Action::Bind { pod, uid, node } => {
                 let uid = (!uid.is_empty()).then_some(uid.as_str());
-                verbs.bind(&pod.namespace, &pod.name, uid, node.as_str()).await?
+                verbs
+                    .bind(&pod.namespace, &pod.name, uid, node.as_str())
+                    .await?
             }
-            Action::Emit(_) => return Err(ApiError::internal("events are written by the recorder, not by a hand")),
+            Action::Emit(_) => {
+                return Err(ApiError::internal(
+                    "events are written by the recorder, not by a hand",
+                ));
+            }
         };
-        Ok(Applied { revision: written.revision, name: written.name })
+        Ok(Applied {
+            revision: written.revision,
+            name: written.name,
+        })
     }
 }

@@ -33,34 +33,55 @@ impl JoinService {
         let name = ObjectName::new(SECRET_NAMESPACE, secret_name(id));
         let found = self.store.snapshot().get::<Secret>(&name).ok().flatten();
         let now = time::now().as_second().unsigned_abs();
-        found.and_then(|kept| StoredToken::from_secret(&kept)).is_some_and(|token| token.admits(secret, now))
+        found
+            .and_then(|kept| StoredToken::from_secret(&kept))
+            .is_some_and(|token| token.admits(secret, now))
     }
 }
 
 #[tonic::async_trait]
 impl Join for JoinService {
-    async fn sign_node(&self, request: Request<SignNodeRequest>) -> Result<Response<SignNodeResponse>, Status> {
+    async fn sign_node(
+        &self,
+        request: Request<SignNodeRequest>,
+    ) -> Result<Response<SignNodeResponse>, Status> {
         let request = request.into_inner();
         if !self.admits(&request.token_id, &request.token_secret) {
             tracing::warn!(node = %request.node_name, token = %request.token_id, "a join was refused: the token is unknown, wrong or expired");
-            return Err(Status::unauthenticated("the join token is unknown, wrong or expired"));
+            return Err(Status::unauthenticated(
+                "the join token is unknown, wrong or expired",
+            ));
         }
         let node = &request.node_name;
         if let Some(fault) = names::dns_subdomain(node).into_iter().next() {
-            return Err(Status::invalid_argument(format!("node name {node:?}: {fault}")));
+            return Err(Status::invalid_argument(format!(
+                "node name {node:?}: {fault}"
+            )));
         }
         if request.addresses.len() > ADDRESSES {
-            return Err(Status::invalid_argument(format!("more than {ADDRESSES} addresses")));
+            return Err(Status::invalid_argument(format!(
+                "more than {ADDRESSES} addresses"
+            )));
         }
         let addresses = request
             .addresses
             .iter()
-            .map(|text| text.parse::<IpAddr>().map_err(|_| Status::invalid_argument(format!("{text:?} is no IP address"))))
+            .map(|text| {
+                text.parse::<IpAddr>()
+                    .map_err(|_| Status::invalid_argument(format!("{text:?} is no IP address")))
+            })
             .collect::<Result<Vec<_>, _>>()?;
-        let refused = |error: caravel_auth::CertificateError| Status::invalid_argument(error.to_string());
+        let refused =
+            |error: caravel_auth::CertificateError| Status::invalid_argument(error.to_string());
         let answer = SignNodeResponse {
-            client_certificate: self.authority.sign_node_client(node, &request.client_csr).map_err(refused)?,
-            server_certificate: self.authority.sign_node_server(node, &request.server_csr, &addresses).map_err(refused)?,
+            client_certificate: self
+                .authority
+                .sign_node_client(node, &request.client_csr)
+                .map_err(refused)?,
+            server_certificate: self
+                .authority
+                .sign_node_server(node, &request.server_csr, &addresses)
+                .map_err(refused)?,
             ca_certificates: self.authority.ca_pem().to_owned(),
             cluster: Some(self.cluster.clone()),
         };

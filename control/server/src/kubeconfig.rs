@@ -16,10 +16,14 @@ pub(crate) fn write(authority: &Authority, path: &Path, server: &str) -> Result<
         user: "kubernetes-admin".to_owned(),
         server: server.to_owned(),
         ca: authority.ca_pem().to_owned(),
-        credential: Credential::Certificate { cert: issued.cert_pem, key: issued.key_pem },
+        credential: Credential::Certificate {
+            cert: issued.cert_pem,
+            key: issued.key_pem,
+        },
         namespace: None,
     };
-    private(path, &file.to_yaml()?).with_context(|| format!("write the kubeconfig {}", path.display()))
+    private(path, &file.to_yaml()?)
+        .with_context(|| format!("write the kubeconfig {}", path.display()))
 }
 
 /// Writes a file that only its owner reads, all of it or nothing.
@@ -28,7 +32,12 @@ pub(crate) fn private(path: &Path, text: &str) -> std::io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     let draft = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

@@ -42,7 +42,11 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     running.controllers(store.clone(), hand.clone(), settings(&config, &authority));
     running.scheduler(store.clone(), hand);
     running.api(api, listener, tls);
-    kubeconfig::write(&authority, &config.kubeconfig_path(), &config.kubeconfig_url())?;
+    kubeconfig::write(
+        &authority,
+        &config.kubeconfig_path(),
+        &config.kubeconfig_url(),
+    )?;
     tracing::info!(listen = %config.listen, took = ?started.elapsed(), "the server is up");
     let ended = running.until_stopped().await;
     store.shutdown().await;
@@ -50,7 +54,11 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
 }
 
 fn directories(config: &ServerConfig) -> Result<()> {
-    for (dir, mode) in [(config.data_dir.clone(), 0o700), (config.etc_dir.clone(), 0o755), (config.etc_dir.join("keys"), 0o700)] {
+    for (dir, mode) in [
+        (config.data_dir.clone(), 0o700),
+        (config.etc_dir.clone(), 0o755),
+        (config.etc_dir.join("keys"), 0o700),
+    ] {
         make(&dir, mode).with_context(|| format!("create the directory {}", dir.display()))?;
     }
     Ok(())
@@ -66,19 +74,28 @@ fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
 
 /// Bound early, so that a port in use is said before anything else is done; connections wait in the backlog.
 async fn listen(config: &ServerConfig) -> Result<TcpListener> {
-    TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("listen on {}: is another server running on this port?", config.listen))
+    TcpListener::bind(config.listen).await.with_context(|| {
+        format!(
+            "listen on {}: is another server running on this port?",
+            config.listen
+        )
+    })
 }
 
 async fn open_store(config: &ServerConfig) -> Result<Store> {
     let dir = config.data_dir.join("db");
     let mut store = StoreConfig::single(&dir, config.etc_dir.join("keys"));
     store.address = config.node_url();
-    Store::open(store).await.with_context(|| format!("open the store in {}", dir.display()))
+    Store::open(store)
+        .await
+        .with_context(|| format!("open the store in {}", dir.display()))
 }
 
-fn make_api(config: &ServerConfig, store: &Store, authority: &Arc<caravel_auth::Authority>) -> Result<Arc<ApiServer>> {
+fn make_api(
+    config: &ServerConfig,
+    store: &Store,
+    authority: &Arc<caravel_auth::Authority>,
+) -> Result<Arc<ApiServer>> {
     let join = JoinService {
         store: store.clone(),
         authority: authority.clone(),
@@ -107,7 +124,9 @@ fn settings(config: &ServerConfig, authority: &caravel_auth::Authority) -> Setti
     Settings {
         root_ca: authority.ca_pem().to_owned(),
         cluster_cidr: config.cluster_cidr,
-        node_grace_seconds: config.node_grace_seconds.unwrap_or(defaults.node_grace_seconds),
+        node_grace_seconds: config
+            .node_grace_seconds
+            .unwrap_or(defaults.node_grace_seconds),
         ..defaults
     }
 }

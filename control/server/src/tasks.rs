@@ -21,10 +21,18 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { tasks: JoinSet::new(), stop }
+        Self {
+            tasks: JoinSet::new(),
+            stop,
+        }
     }
 
-    pub(crate) fn api(&mut self, api: Arc<ApiServer>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    pub(crate) fn api(
+        &mut self,
+        api: Arc<ApiServer>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+    ) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             api.serve(listener, tls, stop).await;
@@ -62,7 +70,9 @@ impl Running {
         match unasked {
             None => Ok(()),
             Some(Ok(part)) => anyhow::bail!("the {part} ended unasked"),
-            Some(Err(error)) => Err(anyhow::Error::new(error).context("a part of the server failed")),
+            Some(Err(error)) => {
+                Err(anyhow::Error::new(error).context("a part of the server failed"))
+            }
         }
     }
 }

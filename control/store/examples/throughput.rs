@@ -10,20 +10,43 @@ use caravel_store::{BackendKind, Change, Expect, Store, StoreConfig, Txn};
 
 fn txn(n: u64) -> Txn {
     let key = Key::from(format!("/registry/core/configmaps/bench/object-{n}"));
-    let json = format!(r#"{{"metadata":{{"name":"object-{n}","namespace":"bench","uid":"{n:032x}","labels":{{"app":"bench"}}}},"data":{{"x":"{}"}}}}"#, "x".repeat(880));
-    Txn::new().with(Change::Put { key, expect: Expect::Any, object: Encoded::new(json).expect("an object") })
+    let json = format!(
+        r#"{{"metadata":{{"name":"object-{n}","namespace":"bench","uid":"{n:032x}","labels":{{"app":"bench"}}}},"data":{{"x":"{}"}}}}"#,
+        "x".repeat(880)
+    );
+    Txn::new().with(Change::Put {
+        key,
+        expect: Expect::Any,
+        object: Encoded::new(json).expect("an object"),
+    })
 }
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("0");
-    line.split_whitespace().filter_map(|word| word.parse().ok()).next().unwrap_or(0)
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap_or("0");
+    line.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .next()
+        .unwrap_or(0)
 }
 
 fn processor_ms() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
     (ticks(11) + ticks(12)) * 10
 }
 
@@ -36,9 +59,14 @@ async fn load(store: &Store, writers: u64, time: Duration) {
             let mut latencies = Vec::new();
             let mut n = writer.wrapping_mul(7919);
             while start.elapsed() < time {
-                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                n = n
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let begun = Instant::now();
-                store.commit(txn((n >> 33) % 10_000)).await.expect("acknowledged");
+                store
+                    .commit(txn((n >> 33) % 10_000))
+                    .await
+                    .expect("acknowledged");
                 latencies.push(begun.elapsed());
             }
             latencies
@@ -59,17 +87,32 @@ async fn load(store: &Store, writers: u64, time: Duration) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let seconds = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds = arguments
+        .get(1)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(3);
     let memory = arguments.iter().any(|text| text == "memory");
     let dir = tempfile::tempdir_in(".")?;
-    let backend = if memory { BackendKind::Memory } else { BackendKind::Sled };
-    let config = StoreConfig { backend, ..StoreConfig::single(dir.path().join("data"), dir.path().join("keys")) };
+    let backend = if memory {
+        BackendKind::Memory
+    } else {
+        BackendKind::Sled
+    };
+    let config = StoreConfig {
+        backend,
+        ..StoreConfig::single(dir.path().join("data"), dir.path().join("keys"))
+    };
     let begun = Instant::now();
     let store = Store::open(config.clone()).await?;
     println!("first start: {:.1?}", begun.elapsed());
     let (begun, used) = (Instant::now(), processor_ms());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    println!("idle: {} ms of processor in {:.1?}, resident {} MiB", processor_ms() - used, begun.elapsed(), resident_kib() / 1024);
+    println!(
+        "idle: {} ms of processor in {:.1?}, resident {} MiB",
+        processor_ms() - used,
+        begun.elapsed(),
+        resident_kib() / 1024
+    );
     if arguments.iter().any(|text| text == "idle") {
         return Ok(());
     }
@@ -80,14 +123,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..2000 {
         store.fresh_snapshot().await?;
     }
-    println!("read barrier: {:.1?} each, one after the other", begun.elapsed() / 2000);
-    println!("resident: {} MiB, {:?}", resident_kib() / 1024, store.status());
+    println!(
+        "read barrier: {:.1?} each, one after the other",
+        begun.elapsed() / 2000
+    );
+    println!(
+        "resident: {} MiB, {:?}",
+        resident_kib() / 1024,
+        store.status()
+    );
     store.shutdown().await;
     drop(store);
     if !memory {
         let begun = Instant::now();
         let store = Store::open(config).await?;
-        println!("restart with {} objects: {:.1?}, resident {} MiB", store.status().objects, begun.elapsed(), resident_kib() / 1024);
+        println!(
+            "restart with {} objects: {:.1?}, resident {} MiB",
+            store.status().objects,
+            begun.elapsed(),
+            resident_kib() / 1024
+        );
         store.shutdown().await;
     }
     Ok(())

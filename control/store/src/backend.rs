@@ -32,11 +32,20 @@ pub(crate) trait Backend: Send + 'static {
     fn meta(&mut self) -> io::Result<BTreeMap<String, Vec<u8>>>;
 
     /// Changes objects of one generation of the state; with `applied`, that record too, in the same step.
-    fn state(&mut self, generation: u64, ops: Vec<StateOp>, applied: Option<&[u8]>) -> io::Result<()>;
+    fn state(
+        &mut self,
+        generation: u64,
+        ops: Vec<StateOp>,
+        applied: Option<&[u8]>,
+    ) -> io::Result<()>;
     /// The record written last with `state`, if any.
     fn applied(&mut self, generation: u64) -> io::Result<Option<Vec<u8>>>;
     /// Every object of a generation, in key order.
-    fn scan_state(&mut self, generation: u64, each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>) -> io::Result<()>;
+    fn scan_state(
+        &mut self,
+        generation: u64,
+        each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()>;
     /// Removes objects of a generation that is no longer used, at most about `limit`; true once none is left.
     fn drop_state(&mut self, generation: u64, limit: usize) -> io::Result<bool>;
     /// Generations that have objects.

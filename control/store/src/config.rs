@@ -50,7 +50,12 @@ impl StoreConfig {
             ..Timing::default()
         };
         // Nobody lags behind it either, and a start reads the whole log.
-        let limits = Limits { log_entries: 5_000, log_bytes: 32 << 20, tail_bytes: 8 << 20, ..Limits::default() };
+        let limits = Limits {
+            log_entries: 5_000,
+            log_bytes: 32 << 20,
+            tail_bytes: 8 << 20,
+            ..Limits::default()
+        };
         StoreConfig {
             dir: dir.into(),
             keys_dir: keys_dir.into(),
@@ -67,8 +72,18 @@ impl StoreConfig {
     /// A single voter that forgets everything when dropped.
     pub fn memory() -> Self {
         // A log that is gone with the process need not be long.
-        let limits = Limits { log_entries: 500, log_bytes: 8 << 20, tail_bytes: 4 << 20, snapshot_every: 500, ..Limits::default() };
-        StoreConfig { backend: BackendKind::Memory, limits, ..StoreConfig::single("", "") }
+        let limits = Limits {
+            log_entries: 500,
+            log_bytes: 8 << 20,
+            tail_bytes: 4 << 20,
+            snapshot_every: 500,
+            ..Limits::default()
+        };
+        StoreConfig {
+            backend: BackendKind::Memory,
+            limits,
+            ..StoreConfig::single("", "")
+        }
     }
 }
 

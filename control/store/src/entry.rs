@@ -41,7 +41,13 @@ pub struct Entry {
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}({} bytes)", self.key, self.revision, self.json.len())
+        write!(
+            f,
+            "{}@{}({} bytes)",
+            self.key,
+            self.revision,
+            self.json.len()
+        )
     }
 }
 
@@ -55,12 +61,24 @@ impl Entry {
     pub(crate) fn stamped(key: Key, revision: Revision, object: Encoded) -> Self {
         // Objects are at most MAX_OBJECT bytes, so offsets fit.
         let slot = (object.slot.start as u32, object.slot.end as u32);
-        Entry { key, revision, meta: object.meta, json: object.json, slot, used: AtomicBool::new(false), typed: Mutex::new(None) }
+        Entry {
+            key,
+            revision,
+            meta: object.meta,
+            json: object.json,
+            slot,
+            used: AtomicBool::new(false),
+            typed: Mutex::new(None),
+        }
     }
 
     /// What to put back to change nothing: the same object, ready for another revision.
     pub fn encoded(&self) -> Encoded {
-        Encoded { json: self.json.clone(), slot: self.slot(), meta: self.meta.clone() }
+        Encoded {
+            json: self.json.clone(),
+            slot: self.slot(),
+            meta: self.meta.clone(),
+        }
     }
 
     pub(crate) fn slot(&self) -> std::ops::Range<usize> {
@@ -75,12 +93,15 @@ impl Entry {
         {
             return Ok(typed);
         }
-        let decoded: Arc<K> = Arc::new(serde_json::from_slice(&self.json).map_err(|cause| Undecodable {
-            key: self.key.clone(),
-            revision: self.revision,
-            kind: K::row().kind,
-            cause: Arc::new(cause),
-        })?);
+        let decoded: Arc<K> =
+            Arc::new(
+                serde_json::from_slice(&self.json).map_err(|cause| Undecodable {
+                    key: self.key.clone(),
+                    revision: self.revision,
+                    kind: K::row().kind,
+                    cause: Arc::new(cause),
+                })?,
+            );
         if self.typed.lock().replace(decoded.clone()).is_none() {
             DECODED.lock().add(self);
         }
@@ -88,7 +109,10 @@ impl Entry {
     }
 }
 
-static DECODED: Mutex<Decoded> = Mutex::new(Decoded { entries: VecDeque::new(), bytes: 0 });
+static DECODED: Mutex<Decoded> = Mutex::new(Decoded {
+    entries: VecDeque::new(),
+    bytes: 0,
+});
 
 /// Which entries hold a typed form, oldest first; those used since get a second chance.
 struct Decoded {

@@ -45,13 +45,27 @@ pub struct Event {
 }
 
 impl Event {
-    pub(crate) fn new(kind: EventKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>, seen: Instant) -> Self {
-        Event { kind, revision: entry.revision, entry, previous, seen, frame: OnceLock::new() }
+    pub(crate) fn new(
+        kind: EventKind,
+        entry: Arc<Entry>,
+        previous: Option<Arc<Entry>>,
+        seen: Instant,
+    ) -> Self {
+        Event {
+            kind,
+            revision: entry.revision,
+            entry,
+            previous,
+            seen,
+            frame: OnceLock::new(),
+        }
     }
 
     /// `{"type":..,"object":..}` and a newline, at the storage version. Encoded at the first call.
     pub fn frame(&self) -> Bytes {
-        self.frame.get_or_init(|| frame(self.kind, &self.entry.json)).clone()
+        self.frame
+            .get_or_init(|| frame(self.kind, &self.entry.json))
+            .clone()
     }
 
     /// Memory that keeping this event may cost.
@@ -62,6 +76,12 @@ impl Event {
 
 /// A watch frame around an object's JSON.
 pub fn frame(kind: EventKind, object: &[u8]) -> Bytes {
-    let parts: [&[u8]; 5] = [b"{\"type\":\"", kind.as_str().as_bytes(), b"\",\"object\":", object, b"}\n"];
+    let parts: [&[u8]; 5] = [
+        b"{\"type\":\"",
+        kind.as_str().as_bytes(),
+        b"\",\"object\":",
+        object,
+        b"}\n",
+    ];
     Bytes::from(parts.concat())
 }

@@ -42,9 +42,24 @@ pub(crate) struct Guard {
 impl Guard {
     /// Makes the file for a new disk.
     pub fn create(path: &Path, identity: Identity) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let now = Testimony { identity, vote: None, flushed: 0 };
-        let mut guard = Guard { file, sequence: 0, now, dirty: false, synced: Instant::now() };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        let now = Testimony {
+            identity,
+            vote: None,
+            flushed: 0,
+        };
+        let mut guard = Guard {
+            file,
+            sequence: 0,
+            now,
+            dirty: false,
+            synced: Instant::now(),
+        };
         guard.write()?;
         guard.write()?;
         guard.file.sync_all()?;
@@ -55,10 +70,23 @@ impl Guard {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let slots = [0, 1].map(|slot| read(&file, slot));
-        let newest = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
-        let (sequence, now) =
-            newest.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither of its two records is whole"))?;
-        Ok(Guard { file, sequence, now, dirty: false, synced: Instant::now() })
+        let newest = slots
+            .into_iter()
+            .flatten()
+            .max_by_key(|(sequence, _)| *sequence);
+        let (sequence, now) = newest.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "neither of its two records is whole",
+            )
+        })?;
+        Ok(Guard {
+            file,
+            sequence,
+            now,
+            dirty: false,
+            synced: Instant::now(),
+        })
     }
 
     pub fn testimony(&self) -> &Testimony {
@@ -74,7 +102,11 @@ impl Guard {
         self.now.flushed = flushed;
         self.now.vote = vote;
         self.write()?;
-        if new_vote || self.synced.elapsed() >= SYNC_EVERY { self.sync() } else { Ok(()) }
+        if new_vote || self.synced.elapsed() >= SYNC_EVERY {
+            self.sync()
+        } else {
+            Ok(())
+        }
     }
 
     /// Before a truncation: from now on the log may end as early as before `flushed`.
@@ -103,13 +135,18 @@ impl Guard {
         self.sequence += 1;
         self.dirty = true;
         let slot = encode(self.sequence, &self.now);
-        self.file.write_all_at(&slot, (self.sequence % 2) * SLOT as u64)
+        self.file
+            .write_all_at(&slot, (self.sequence % 2) * SLOT as u64)
     }
 }
 
 fn encode(sequence: u64, testimony: &Testimony) -> Vec<u8> {
     let identity = record::identity(&testimony.identity);
-    let vote = testimony.vote.as_ref().map(record::vote).unwrap_or_default();
+    let vote = testimony
+        .vote
+        .as_ref()
+        .map(record::vote)
+        .unwrap_or_default();
     let mut slot = Vec::with_capacity(SLOT);
     slot.extend_from_slice(MAGIC);
     slot.extend_from_slice(&sequence.to_be_bytes());
@@ -137,8 +174,19 @@ fn read(file: &File, slot: u64) -> Option<(u64, Testimony)> {
     let (identity, rest) = rest.split_at_checked(*length as usize)?;
     let (length, rest) = rest.split_first()?;
     let (vote, _) = rest.split_at_checked(*length as usize)?;
-    let vote = if vote.is_empty() { None } else { Some(record::read_vote(vote).ok()?) };
-    Some((sequence, Testimony { identity: record::read_identity(identity).ok()?, vote, flushed }))
+    let vote = if vote.is_empty() {
+        None
+    } else {
+        Some(record::read_vote(vote).ok()?)
+    };
+    Some((
+        sequence,
+        Testimony {
+            identity: record::read_identity(identity).ok()?,
+            vote,
+            flushed,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -150,14 +198,25 @@ mod tests {
     fn the_newer_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guard");
-        let identity = Identity { cluster: 1, node: 2, incarnation: 3 };
+        let identity = Identity {
+            cluster: 1,
+            node: 2,
+            incarnation: 3,
+        };
         let vote = Some(Vote::new(5, 2));
         let mut guard = Guard::create(&path, identity).unwrap();
         guard.advance(10, vote).unwrap();
         guard.advance(11, vote).unwrap();
         drop(guard);
         let whole = fs::read(&path).unwrap();
-        assert_eq!(Guard::open(&path).unwrap().testimony(), &Testimony { identity, vote, flushed: 11 });
+        assert_eq!(
+            Guard::open(&path).unwrap().testimony(),
+            &Testimony {
+                identity,
+                vote,
+                flushed: 11
+            }
+        );
 
         // Slots are written in turn; damage to either leaves the other.
         let mut seen = Vec::new();

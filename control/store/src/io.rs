@@ -46,14 +46,32 @@ pub(crate) enum Job {
     Vote(Vote, Reply<()>),
     /// Written with the next flush; asks for none.
     Committed(LogId),
-    Truncate { from: u64, reply: Reply<()> },
-    Purge { up_to: LogId, reply: Reply<()> },
+    Truncate {
+        from: u64,
+        reply: Reply<()>,
+    },
+    Purge {
+        up_to: LogId,
+        reply: Reply<()>,
+    },
     /// What an applied entry changed; written behind.
-    State { changed: Vec<(Key, Option<Arc<Entry>>)>, applied: Applied },
+    State {
+        changed: Vec<(Key, Option<Arc<Entry>>)>,
+        applied: Applied,
+    },
     /// Replace the whole state.
-    Install { state: Arc<State>, applied: Applied, reply: Reply<()> },
-    ReadLog { range: Range<u64>, reply: Reply<Vec<LogEntry>> },
-    Shutdown { reply: Reply<()> },
+    Install {
+        state: Arc<State>,
+        applied: Applied,
+        reply: Reply<()>,
+    },
+    ReadLog {
+        range: Range<u64>,
+        reply: Reply<Vec<LogEntry>>,
+    },
+    Shutdown {
+        reply: Reply<()>,
+    },
 }
 
 /// Where jobs are sent. In a simulation they are done at once, by the sender.
@@ -95,7 +113,9 @@ pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
     let mut waiting = Vec::new();
     loop {
         let first = match writer.wait() {
-            Wait::ForJob => jobs.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            Wait::ForJob => jobs
+                .recv()
+                .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             Wait::AtMost(time) => jobs.recv_timeout(time),
         };
         match first {
@@ -180,7 +200,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub fn new(backend: Box<dyn Backend>, sealer: Arc<Sealer>, guard: Option<Guard>, resume: Resume) -> Self {
+    pub fn new(
+        backend: Box<dyn Backend>,
+        sealer: Arc<Sealer>,
+        guard: Option<Guard>,
+        resume: Resume,
+    ) -> Self {
         Writer {
             backend,
             sealer,
@@ -225,7 +250,8 @@ impl Writer {
                 Err(io::Error::other(why.clone()))
             }
             // sled panics where it should fail; whoever waits is told all the same.
-            None => catch_unwind(AssertUnwindSafe(|| self.write(jobs, &mut done))).unwrap_or_else(|_| Err(io::Error::other("the database panicked"))),
+            None => catch_unwind(AssertUnwindSafe(|| self.write(jobs, &mut done)))
+                .unwrap_or_else(|_| Err(io::Error::other("the database panicked"))),
         };
         if let Err(error) = &result
             && self.failed.is_none()
@@ -270,7 +296,9 @@ impl Writer {
                 *flush = true;
                 for entry in entries {
                     let index = entry.log_id.index;
-                    let sealed = self.sealer.seal("log", &index.to_be_bytes(), &record::log_entry(&entry));
+                    let sealed =
+                        self.sealer
+                            .seal("log", &index.to_be_bytes(), &record::log_entry(&entry));
                     self.records.push((index, sealed));
                     self.log_end = index + 1;
                 }
@@ -315,13 +343,31 @@ impl Writer {
                     self.write_state()?;
                 }
             }
-            Job::Install { state, applied, reply } => {
+            Job::Install {
+                state,
+                applied,
+                reply,
+            } => {
                 if let Some(old) = self.install.take() {
                     self.stale.push(old.generation);
-                    Done::Reply(old.reply).tell(Err(io::Error::other("another snapshot was installed instead")));
+                    Done::Reply(old.reply).tell(Err(io::Error::other(
+                        "another snapshot was installed instead",
+                    )));
                 }
-                let generation = 1 + self.backend.generations()?.into_iter().max().unwrap_or(0).max(self.generation);
-                self.install = Some(Install { state, generation, after: None, applied, reply });
+                let generation = 1 + self
+                    .backend
+                    .generations()?
+                    .into_iter()
+                    .max()
+                    .unwrap_or(0)
+                    .max(self.generation);
+                self.install = Some(Install {
+                    state,
+                    generation,
+                    after: None,
+                    applied,
+                    reply,
+                });
             }
             Job::ReadLog { range, reply } => {
                 self.write_log()?;
@@ -341,7 +387,10 @@ impl Writer {
 
     fn read_log(&mut self, range: Range<u64>) -> io::Result<Vec<LogEntry>> {
         let records = self.backend.read_log(range.start, range.end)?;
-        records.into_iter().map(|(index, sealed)| open_log_entry(&self.sealer, index, sealed)).collect()
+        records
+            .into_iter()
+            .map(|(index, sealed)| open_log_entry(&self.sealer, index, sealed))
+            .collect()
     }
 
     /// A little of the work that is not urgent; true if there is more.
@@ -349,7 +398,8 @@ impl Writer {
         if self.failed.is_some() {
             return false;
         }
-        let step = catch_unwind(AssertUnwindSafe(|| self.try_step())).unwrap_or_else(|_| Err(io::Error::other("the database panicked")));
+        let step = catch_unwind(AssertUnwindSafe(|| self.try_step()))
+            .unwrap_or_else(|_| Err(io::Error::other("the database panicked")));
         match step {
             Ok(more) => more,
             Err(error) => {
@@ -361,7 +411,10 @@ impl Writer {
     }
 
     fn try_step(&mut self) -> io::Result<bool> {
-        if self.pending_since.is_some_and(|since| since.elapsed() >= LAZY_AFTER) {
+        if self
+            .pending_since
+            .is_some_and(|since| since.elapsed() >= LAZY_AFTER)
+        {
             self.write_state()?;
         }
         if let Some(below) = self.purge_below
@@ -388,7 +441,9 @@ impl Writer {
     }
 
     fn step_install(&mut self) -> io::Result<()> {
-        let Some(mut install) = self.install.take() else { return Ok(()) };
+        let Some(mut install) = self.install.take() else {
+            return Ok(());
+        };
         let mut ops: Vec<StateOp> = Vec::new();
         let mut bytes = 0;
         let mut last = None;
@@ -411,24 +466,34 @@ impl Writer {
         self.pending_bytes = 0;
         self.pending_since = None;
         self.applied = None;
-        let applied = self.sealer.seal("applied", b"", &record::applied(&install.applied));
-        self.backend.state(install.generation, Vec::new(), Some(&applied))?;
+        let applied = self
+            .sealer
+            .seal("applied", b"", &record::applied(&install.applied));
+        self.backend
+            .state(install.generation, Vec::new(), Some(&applied))?;
         self.flush()?;
         self.put_meta(names::GENERATION, &record::number(install.generation))?;
         self.flush()?;
-        self.stale.push(std::mem::replace(&mut self.generation, install.generation));
+        self.stale
+            .push(std::mem::replace(&mut self.generation, install.generation));
         Done::Reply(install.reply).tell(Ok(()));
         Ok(())
     }
 
     fn write_log(&mut self) -> io::Result<()> {
-        if self.records.is_empty() { Ok(()) } else { self.backend.append(std::mem::take(&mut self.records)) }
+        if self.records.is_empty() {
+            Ok(())
+        } else {
+            self.backend.append(std::mem::take(&mut self.records))
+        }
     }
 
     fn write_state(&mut self) -> io::Result<()> {
         self.pending_since = None;
         self.pending_bytes = 0;
-        let Some(applied) = self.applied.take() else { return Ok(()) };
+        let Some(applied) = self.applied.take() else {
+            return Ok(());
+        };
         let pending = std::mem::take(&mut self.pending);
         let ops = pending.into_iter().map(|(key, entry)| {
             let record = entry.map(|entry| self.seal_object(&entry));
@@ -440,11 +505,13 @@ impl Writer {
     }
 
     fn seal_object(&self, entry: &Entry) -> Vec<u8> {
-        self.sealer.seal("state", entry.key.as_bytes(), &record::object(entry))
+        self.sealer
+            .seal("state", entry.key.as_bytes(), &record::object(entry))
     }
 
     fn put_meta(&mut self, name: &str, record: &[u8]) -> io::Result<()> {
-        self.backend.put_meta(name, &self.sealer.seal("meta", name.as_bytes(), record))
+        self.backend
+            .put_meta(name, &self.sealer.seal("meta", name.as_bytes(), record))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -457,7 +524,10 @@ impl Writer {
 
     fn finish(&mut self) {
         if self.failed.is_none() {
-            let result = self.write_log().and_then(|()| self.write_state()).and_then(|()| self.flush());
+            let result = self
+                .write_log()
+                .and_then(|()| self.write_state())
+                .and_then(|()| self.flush());
             let synced = result.and_then(|()| self.guard.as_mut().map_or(Ok(()), Guard::sync));
             if let Err(error) = synced {
                 tracing::error!(%error, "the last flush of the store failed");
@@ -468,10 +538,21 @@ impl Writer {
 
 /// The entry in a sealed log record, which must be the one its place says.
 pub(crate) fn open_log_entry(sealer: &Sealer, index: u64, sealed: Vec<u8>) -> io::Result<LogEntry> {
-    let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index}: {what}"));
-    let record = sealer.open("log", &index.to_be_bytes(), sealed).map_err(|error| bad(error.to_string()))?;
+    let bad = |what: String| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("log entry {index}: {what}"),
+        )
+    };
+    let record = sealer
+        .open("log", &index.to_be_bytes(), sealed)
+        .map_err(|error| bad(error.to_string()))?;
     let entry = record::read_log_entry(&record).map_err(|error| bad(error.to_string()))?;
-    if entry.log_id.index == index { Ok(entry) } else { Err(bad("it belongs elsewhere".into())) }
+    if entry.log_id.index == index {
+        Ok(entry)
+    } else {
+        Err(bad("it belongs elsewhere".into()))
+    }
 }
 
 fn refuse(job: Job, done: &mut Vec<Done>) {

@@ -38,7 +38,11 @@ const REMEDY: &str = "This server will not serve it. With other servers left: mo
 pub enum OpenError {
     /// Nothing damaged is ever served.
     #[error("{file} is damaged: {what}. {remedy}.", file = file.display())]
-    Damaged { file: PathBuf, what: String, remedy: String },
+    Damaged {
+        file: PathBuf,
+        what: String,
+        remedy: String,
+    },
     #[error("opening {file}: {cause}", file = file.display())]
     Io { file: PathBuf, cause: io::Error },
     #[error(transparent)]
@@ -62,14 +66,23 @@ pub(crate) struct Found {
 /// Opens what `config` names. Blocks for as long as reading everything takes.
 pub(crate) fn open(config: &StoreConfig) -> Result<Found, OpenError> {
     match config.backend {
-        BackendKind::Memory => open_backend(config, Box::new(MemoryDisk::volatile()), KeyRing::ephemeral(), Witness::None),
+        BackendKind::Memory => open_backend(
+            config,
+            Box::new(MemoryDisk::volatile()),
+            KeyRing::ephemeral(),
+            Witness::None,
+        ),
         BackendKind::Sled => open_directory(config),
     }
 }
 
 /// Opens a store on a given disk in memory.
 #[cfg(test)]
-pub(crate) fn open_memory(config: &StoreConfig, disk: MemoryDisk, keys: KeyRing) -> Result<Found, OpenError> {
+pub(crate) fn open_memory(
+    config: &StoreConfig,
+    disk: MemoryDisk,
+    keys: KeyRing,
+) -> Result<Found, OpenError> {
     open_backend(config, Box::new(disk), keys, Witness::None)
 }
 
@@ -82,63 +95,122 @@ enum Witness {
 
 fn open_directory(config: &StoreConfig) -> Result<Found, OpenError> {
     let (database, witness) = (config.dir.join(DATABASE), config.dir.join(GUARD));
-    let fail = |file: &Path, cause| OpenError::Io { file: file.to_owned(), cause };
+    let fail = |file: &Path, cause| OpenError::Io {
+        file: file.to_owned(),
+        cause,
+    };
     if config.keys_dir.starts_with(&config.dir) {
-        return Err(OpenError::Config(format!("the keys directory {} lies in the data directory; keep it elsewhere", config.keys_dir.display())));
+        return Err(OpenError::Config(format!(
+            "the keys directory {} lies in the data directory; keep it elsewhere",
+            config.keys_dir.display()
+        )));
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.dir).map_err(|cause| fail(&config.dir, cause))?;
-    let known = witness.try_exists().map_err(|cause| fail(&witness, cause))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.dir)
+        .map_err(|cause| fail(&config.dir, cause))?;
+    let known = witness
+        .try_exists()
+        .map_err(|cause| fail(&witness, cause))?;
     if known && !database.join("db").exists() {
-        return Err(damaged(&database, "it is missing, but this server has stored data here".into()));
+        return Err(damaged(
+            &database,
+            "it is missing, but this server has stored data here".into(),
+        ));
     }
     let keys = KeyRing::open(&config.keys_dir, !known)?;
     let guard = match known {
         true => Witness::Known(Guard::open(&witness).map_err(|cause| match cause.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(&witness, cause.to_string()),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                damaged(&witness, cause.to_string())
+            }
             _ => fail(&witness, cause),
         })?),
         false => Witness::ToMake(witness),
     };
-    let backend = SledBackend::open(&database, config.limits.cache_bytes).map_err(|cause| from_disk(&database, cause))?;
+    let backend = SledBackend::open(&database, config.limits.cache_bytes)
+        .map_err(|cause| from_disk(&database, cause))?;
     open_backend(config, Box::new(backend), keys, guard)
 }
 
 fn damaged(file: &Path, what: String) -> OpenError {
-    OpenError::Damaged { file: file.to_owned(), what, remedy: REMEDY.to_owned() }
+    OpenError::Damaged {
+        file: file.to_owned(),
+        what,
+        remedy: REMEDY.to_owned(),
+    }
 }
 
 fn from_disk(file: &Path, cause: io::Error) -> OpenError {
     match cause.kind() {
         io::ErrorKind::InvalidData => damaged(file, cause.to_string()),
-        _ => OpenError::Io { file: file.to_owned(), cause },
+        _ => OpenError::Io {
+            file: file.to_owned(),
+            cause,
+        },
     }
 }
 
-fn open_backend(config: &StoreConfig, mut backend: Box<dyn Backend>, keys: KeyRing, witness: Witness) -> Result<Found, OpenError> {
+fn open_backend(
+    config: &StoreConfig,
+    mut backend: Box<dyn Backend>,
+    keys: KeyRing,
+    witness: Witness,
+) -> Result<Found, OpenError> {
     let file = config.dir.join(DATABASE);
     let wrong = |what: String| damaged(&file, what);
     let sealer = Arc::new(Sealer::new(keys));
     let mut meta = MetaRecords::new();
     for (name, sealed) in backend.meta().map_err(|cause| from_disk(&file, cause))? {
-        let record = sealer.open("meta", name.as_bytes(), sealed).map_err(|error| unsealed(&file, config, &name, error))?;
+        let record = sealer
+            .open("meta", name.as_bytes(), sealed)
+            .map_err(|error| unsealed(&file, config, &name, error))?;
         meta.insert(name, record);
     }
     let read = |error: RecordError| wrong(error.to_string());
-    let vote: Option<Vote> = meta.get(names::VOTE).map(|record| record::read_vote(record)).transpose().map_err(read)?;
-    let committed = meta.get(names::COMMITTED).map(|record| record::read_log_id(record)).transpose().map_err(read)?;
-    let purged = meta.get(names::PURGED).map(|record| record::read_log_id(record)).transpose().map_err(read)?;
-    let generation = meta.get(names::GENERATION).map(|record| record::read_number(record)).transpose().map_err(read)?.unwrap_or(0);
-    let identity = meta.get(names::IDENTITY).map(|record| record::read_identity(record)).transpose().map_err(read)?;
+    let vote: Option<Vote> = meta
+        .get(names::VOTE)
+        .map(|record| record::read_vote(record))
+        .transpose()
+        .map_err(read)?;
+    let committed = meta
+        .get(names::COMMITTED)
+        .map(|record| record::read_log_id(record))
+        .transpose()
+        .map_err(read)?;
+    let purged = meta
+        .get(names::PURGED)
+        .map(|record| record::read_log_id(record))
+        .transpose()
+        .map_err(read)?;
+    let generation = meta
+        .get(names::GENERATION)
+        .map(|record| record::read_number(record))
+        .transpose()
+        .map_err(read)?
+        .unwrap_or(0);
+    let identity = meta
+        .get(names::IDENTITY)
+        .map(|record| record::read_identity(record))
+        .transpose()
+        .map_err(read)?;
 
-    let tail = load_log(&mut *backend, &sealer, config, purged, vote, committed).map_err(|cause| from_disk(&file, cause))?;
+    let tail = load_log(&mut *backend, &sealer, config, purged, vote, committed)
+        .map_err(|cause| from_disk(&file, cause))?;
     let log_end = tail.last.map_or(0, |last| last.index + 1);
     let identity = match identity {
         Some(identity) => identity,
-        None if log_end > 0 || vote.is_some() => return Err(wrong("it does not say which server it belongs to".into())),
+        None if log_end > 0 || vote.is_some() => {
+            return Err(wrong("it does not say which server it belongs to".into()));
+        }
         None => {
             let new = new_identity(config.node_id);
             let sealed = sealer.seal("meta", names::IDENTITY.as_bytes(), &record::identity(&new));
-            backend.put_meta(names::IDENTITY, &sealed).and_then(|()| backend.flush()).map_err(|cause| from_disk(&file, cause))?;
+            backend
+                .put_meta(names::IDENTITY, &sealed)
+                .and_then(|()| backend.flush())
+                .map_err(|cause| from_disk(&file, cause))?;
             new
         }
     };
@@ -153,7 +225,10 @@ fn open_backend(config: &StoreConfig, mut backend: Box<dyn Backend>, keys: KeyRi
     let guard = match witness {
         Witness::None => None,
         Witness::ToMake(path) if log_end > 0 || vote.is_some() => {
-            return Err(damaged(&path, "it is missing, so nothing tells whether the database is whole".into()));
+            return Err(damaged(
+                &path,
+                "it is missing, so nothing tells whether the database is whole".into(),
+            ));
         }
         Witness::ToMake(path) => {
             let guard = Guard::create(&path, identity).and_then(|guard| {
@@ -165,39 +240,81 @@ fn open_backend(config: &StoreConfig, mut backend: Box<dyn Backend>, keys: KeyRi
         Witness::Known(guard) => {
             let said = guard.testimony();
             if said.identity != identity {
-                return Err(wrong("it belongs to another server than the guard file beside it".into()));
+                return Err(wrong(
+                    "it belongs to another server than the guard file beside it".into(),
+                ));
             }
             if log_end < said.flushed {
-                return Err(wrong(format!("its log ends before entry {log_end}, but entries before {} were written", said.flushed)));
+                return Err(wrong(format!(
+                    "its log ends before entry {log_end}, but entries before {} were written",
+                    said.flushed
+                )));
             }
             if vote < said.vote {
-                return Err(wrong("it has forgotten a vote that this server gave".into()));
+                return Err(wrong(
+                    "it has forgotten a vote that this server gave".into(),
+                ));
             }
             Some(guard)
         }
     };
 
-    let (state, applied) = load_state(&mut *backend, &sealer, generation).map_err(|cause| from_disk(&file, cause))?;
+    let (state, applied) =
+        load_state(&mut *backend, &sealer, generation).map_err(|cause| from_disk(&file, cause))?;
     if applied.log_id < purged {
-        return Err(wrong("its objects are older than its log reaches back".into()));
+        return Err(wrong(
+            "its objects are older than its log reaches back".into(),
+        ));
     }
-    let stale = backend.generations().map_err(|cause| from_disk(&file, cause))?.into_iter().filter(|other| *other != generation).collect();
-    let resume = Resume { generation, log_end, purged_below: purged.map_or(0, |purged| purged.index + 1), vote, stale };
+    let stale = backend
+        .generations()
+        .map_err(|cause| from_disk(&file, cause))?
+        .into_iter()
+        .filter(|other| *other != generation)
+        .collect();
+    let resume = Resume {
+        generation,
+        log_end,
+        purged_below: purged.map_or(0, |purged| purged.index + 1),
+        vote,
+        stale,
+    };
     let writer = Writer::new(backend, sealer, guard, resume);
-    Ok(Found { writer, tail, state, applied: applied.log_id, membership: applied.membership, identity })
+    Ok(Found {
+        writer,
+        tail,
+        state,
+        applied: applied.log_id,
+        membership: applied.membership,
+        identity,
+    })
 }
 
 fn unsealed(file: &Path, config: &StoreConfig, name: &str, error: SealError) -> OpenError {
     match error {
-        SealError::NoKey(_) => OpenError::Config(format!("{}: {error}. Restore the keys in {}", file.display(), config.keys_dir.display())),
-        _ => damaged(file, format!("its record {name}: {error} (or the keys in {} are not the ones it was sealed with)", config.keys_dir.display())),
+        SealError::NoKey(_) => OpenError::Config(format!(
+            "{}: {error}. Restore the keys in {}",
+            file.display(),
+            config.keys_dir.display()
+        )),
+        _ => damaged(
+            file,
+            format!(
+                "its record {name}: {error} (or the keys in {} are not the ones it was sealed with)",
+                config.keys_dir.display()
+            ),
+        ),
     }
 }
 
 fn new_identity(node: u64) -> Identity {
     let mut random = rand::rng();
     let cluster = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
-    Identity { cluster, node, incarnation: random.next_u64() }
+    Identity {
+        cluster,
+        node,
+        incarnation: random.next_u64(),
+    }
 }
 
 fn invalid(what: String) -> io::Error {
@@ -205,7 +322,14 @@ fn invalid(what: String) -> io::Error {
 }
 
 /// Reads and verifies the whole log; keeps its end.
-fn load_log(backend: &mut dyn Backend, sealer: &Sealer, config: &StoreConfig, purged: Option<LogId>, vote: Option<Vote>, committed: Option<LogId>) -> io::Result<Tail> {
+fn load_log(
+    backend: &mut dyn Backend,
+    sealer: &Sealer,
+    config: &StoreConfig,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+) -> io::Result<Tail> {
     let mut tail = Tail {
         vote,
         committed,
@@ -232,15 +356,25 @@ fn load_log(backend: &mut dyn Backend, sealer: &Sealer, config: &StoreConfig, pu
     Ok(tail)
 }
 
-fn load_state(backend: &mut dyn Backend, sealer: &Sealer, generation: u64) -> io::Result<(State, record::Applied)> {
+fn load_state(
+    backend: &mut dyn Backend,
+    sealer: &Sealer,
+    generation: u64,
+) -> io::Result<(State, record::Applied)> {
     let mut state = State::default();
-    let Some(sealed) = backend.applied(generation)? else { return Ok((state, record::Applied::default())) };
-    let opened = sealer.open("applied", b"", sealed).map_err(|error| invalid(error.to_string()))?;
+    let Some(sealed) = backend.applied(generation)? else {
+        return Ok((state, record::Applied::default()));
+    };
+    let opened = sealer
+        .open("applied", b"", sealed)
+        .map_err(|error| invalid(error.to_string()))?;
     let applied = record::read_applied(&opened).map_err(|error| invalid(error.to_string()))?;
     backend.scan_state(generation, &mut |key, sealed| {
         let name = key.clone();
         let bad = |error: &dyn std::fmt::Display| invalid(format!("its object {name}: {error}"));
-        let opened = sealer.open("state", key.as_bytes(), sealed).map_err(|error| bad(&error))?;
+        let opened = sealer
+            .open("state", key.as_bytes(), sealed)
+            .map_err(|error| bad(&error))?;
         let entry = record::read_object(key, &opened).map_err(|error| bad(&error))?;
         if entry.revision > applied.revision {
             return Err(bad(&"it is newer than the state it belongs to"));
@@ -249,7 +383,11 @@ fn load_state(backend: &mut dyn Backend, sealer: &Sealer, generation: u64) -> io
         Ok(())
     })?;
     if state.count() as u64 != applied.count {
-        return Err(invalid(format!("it has {} objects, but {} were written", state.count(), applied.count)));
+        return Err(invalid(format!(
+            "it has {} objects, but {} were written",
+            state.count(),
+            applied.count
+        )));
     }
     state.set_revision(Revision(applied.revision.0));
     Ok((state, applied))

@@ -11,7 +11,8 @@ use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{ClientWriteError, RPCError, RaftError, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, ReadPolicy};
 use parking_lot::Mutex;
@@ -34,23 +35,48 @@ impl Peer {
         Peer { raft }
     }
 
-    pub async fn append(&self, request: AppendEntriesRequest<TypeConfig>) -> Result<AppendEntriesResponse<TypeConfig>, Fatal> {
-        self.raft.append_entries(request).await.map_err(RaftError::unwrap_fatal)
+    pub async fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Fatal> {
+        self.raft
+            .append_entries(request)
+            .await
+            .map_err(RaftError::unwrap_fatal)
     }
 
-    pub async fn vote(&self, request: VoteRequest<TypeConfig>) -> Result<VoteResponse<TypeConfig>, Fatal> {
-        self.raft.vote(request).await.map_err(RaftError::unwrap_fatal)
+    pub async fn vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, Fatal> {
+        self.raft
+            .vote(request)
+            .await
+            .map_err(RaftError::unwrap_fatal)
     }
 
-    pub async fn pre_vote(&self, request: VoteRequest<TypeConfig>) -> Result<VoteResponse<TypeConfig>, Fatal> {
-        self.raft.pre_vote(request).await.map_err(RaftError::unwrap_fatal)
+    pub async fn pre_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, Fatal> {
+        self.raft
+            .pre_vote(request)
+            .await
+            .map_err(RaftError::unwrap_fatal)
     }
 
-    pub async fn snapshot(&self, vote: VoteOf<TypeConfig>, snapshot: SnapshotOf<TypeConfig, Image>) -> Result<SnapshotResponse<TypeConfig>, Fatal> {
+    pub async fn snapshot(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, Image>,
+    ) -> Result<SnapshotResponse<TypeConfig>, Fatal> {
         self.raft.install_full_snapshot(vote, snapshot).await
     }
 
-    pub async fn transfer_leader(&self, request: TransferLeaderRequest<TypeConfig>) -> Result<TransferLeaderResponse<TypeConfig>, Fatal> {
+    pub async fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest<TypeConfig>,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Fatal> {
         self.raft.handle_transfer_leader(request).await
     }
 
@@ -58,14 +84,20 @@ impl Peer {
     pub async fn propose(&self, batch: Batch) -> Result<Outcomes, ForwardError> {
         match self.raft.client_write(batch).await {
             Ok(response) => Ok(response.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ForwardError::Nothing),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(ForwardError::Nothing)
+            }
             Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(ForwardError::Unknown),
         }
     }
 
     /// How far a replica must have applied for a read begun now to be current.
     pub async fn read_index(&self) -> Result<Option<LogId>, ForwardError> {
-        let (read, _) = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|_| ForwardError::Nothing)?;
+        let (read, _) = self
+            .raft
+            .get_read_log_id(ReadPolicy::ReadIndex)
+            .await
+            .map_err(|_| ForwardError::Nothing)?;
         Ok(Some(*read.log_id()))
     }
 }
@@ -84,7 +116,10 @@ struct Ways {
 impl Links {
     /// What replica `from` sends with.
     pub fn transport(&self, from: u64) -> Arc<dyn Transport> {
-        Arc::new(Way { from, links: self.clone() })
+        Arc::new(Way {
+            from,
+            links: self.clone(),
+        })
     }
 
     /// Replica `id` can be reached from now on.
@@ -100,7 +135,12 @@ impl Links {
     /// Nothing passes between `id` and anybody, in either direction.
     pub fn isolate(&self, id: u64) {
         let mut ways = self.0.lock();
-        let others: Vec<u64> = ways.peers.keys().copied().filter(|other| *other != id).collect();
+        let others: Vec<u64> = ways
+            .peers
+            .keys()
+            .copied()
+            .filter(|other| *other != id)
+            .collect();
         for other in others {
             ways.cut.extend([(id, other), (other, id)]);
         }
@@ -113,8 +153,16 @@ impl Links {
 
     fn reach(&self, from: u64, to: &Target) -> Result<Peer, Unreachable<TypeConfig>> {
         let ways = self.0.lock();
-        let peer = ways.peers.get(&to.id).filter(|_| !ways.cut.contains(&(from, to.id)));
-        peer.cloned().ok_or_else(|| Unreachable::new(&AnyError::error(format!("replica {} cannot be reached from {from}", to.id))))
+        let peer = ways
+            .peers
+            .get(&to.id)
+            .filter(|_| !ways.cut.contains(&(from, to.id)));
+        peer.cloned().ok_or_else(|| {
+            Unreachable::new(&AnyError::error(format!(
+                "replica {} cannot be reached from {from}",
+                to.id
+            )))
+        })
     }
 }
 
@@ -124,7 +172,12 @@ struct Way {
 }
 
 impl Way {
-    async fn call<T, F>(&self, to: &Target, option: &RPCOption, ask: impl FnOnce(Peer) -> F) -> Result<T, Unreachable<TypeConfig>>
+    async fn call<T, F>(
+        &self,
+        to: &Target,
+        option: &RPCOption,
+        ask: impl FnOnce(Peer) -> F,
+    ) -> Result<T, Unreachable<TypeConfig>>
     where
         F: Future<Output = Result<T, Fatal>>,
     {
@@ -141,29 +194,85 @@ impl Way {
 
 #[async_trait]
 impl Transport for Way {
-    async fn append(&self, to: &Target, request: AppendEntriesRequest<TypeConfig>, option: RPCOption) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.call(to, &option, |peer| async move { peer.append(request).await }).await?)
+    async fn append(
+        &self,
+        to: &Target,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Ok(self
+            .call(
+                to,
+                &option,
+                |peer| async move { peer.append(request).await },
+            )
+            .await?)
     }
-    async fn vote(&self, to: &Target, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.call(to, &option, |peer| async move { peer.vote(request).await }).await?)
+    async fn vote(
+        &self,
+        to: &Target,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Ok(self
+            .call(to, &option, |peer| async move { peer.vote(request).await })
+            .await?)
     }
-    async fn pre_vote(&self, to: &Target, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.call(to, &option, |peer| async move { peer.pre_vote(request).await }).await?)
+    async fn pre_vote(
+        &self,
+        to: &Target,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Ok(self
+            .call(
+                to,
+                &option,
+                |peer| async move { peer.pre_vote(request).await },
+            )
+            .await?)
     }
-    async fn snapshot(&self, to: &Target, vote: VoteOf<TypeConfig>, snapshot: SnapshotOf<TypeConfig, Image>, option: RPCOption) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Ok(self.call(to, &option, |peer| async move { peer.snapshot(vote, snapshot).await }).await?)
+    async fn snapshot(
+        &self,
+        to: &Target,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, Image>,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Ok(self
+            .call(to, &option, |peer| async move {
+                peer.snapshot(vote, snapshot).await
+            })
+            .await?)
     }
-    async fn transfer_leader(&self, to: &Target, request: TransferLeaderRequest<TypeConfig>, option: RPCOption) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.call(to, &option, |peer| async move { peer.transfer_leader(request).await }).await?)
+    async fn transfer_leader(
+        &self,
+        to: &Target,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Ok(self
+            .call(to, &option, |peer| async move {
+                peer.transfer_leader(request).await
+            })
+            .await?)
     }
     async fn propose(&self, to: &Target, batch: Batch) -> Result<Outcomes, ForwardError> {
-        let peer = self.links.reach(self.from, to).map_err(|_| ForwardError::Nothing)?;
+        let peer = self
+            .links
+            .reach(self.from, to)
+            .map_err(|_| ForwardError::Nothing)?;
         let outcomes = peer.propose(batch).await?;
-        self.links.reach(self.from, to).map_err(|_| ForwardError::Unknown)?;
+        self.links
+            .reach(self.from, to)
+            .map_err(|_| ForwardError::Unknown)?;
         Ok(outcomes)
     }
     async fn read_index(&self, to: &Target) -> Result<Option<LogId>, ForwardError> {
-        let peer = self.links.reach(self.from, to).map_err(|_| ForwardError::Nothing)?;
+        let peer = self
+            .links
+            .reach(self.from, to)
+            .map_err(|_| ForwardError::Nothing)?;
         peer.read_index().await
     }
 }

@@ -29,7 +29,12 @@ pub(crate) struct Waiting {
 }
 
 /// Takes transactions until nobody can send any.
-pub(crate) async fn run(raft: Raft, transport: Arc<dyn Transport>, entry_bytes: usize, mut queue: mpsc::Receiver<Waiting>) {
+pub(crate) async fn run(
+    raft: Raft,
+    transport: Arc<dyn Transport>,
+    entry_bytes: usize,
+    mut queue: mpsc::Receiver<Waiting>,
+) {
     let mut under_way = FuturesUnordered::new();
     let mut taken = Vec::new();
     loop {
@@ -73,12 +78,25 @@ fn split(taken: &mut Vec<Waiting>, limit: usize) -> Vec<Vec<Waiting>> {
 }
 
 async fn one_entry(raft: Raft, transport: Arc<dyn Transport>, entry: Vec<Waiting>) {
-    let (proposals, answers): (Vec<_>, Vec<_>) = entry.into_iter().map(|waiting| (waiting.proposal, (waiting.answer, waiting._count, waiting._bytes))).unzip();
-    let epochs: Vec<bool> = proposals.iter().map(|proposal| proposal.epoch.is_some()).collect();
+    let (proposals, answers): (Vec<_>, Vec<_>) = entry
+        .into_iter()
+        .map(|waiting| {
+            (
+                waiting.proposal,
+                (waiting.answer, waiting._count, waiting._bytes),
+            )
+        })
+        .unzip();
+    let epochs: Vec<bool> = proposals
+        .iter()
+        .map(|proposal| proposal.epoch.is_some())
+        .collect();
     let batch = Batch(Arc::new(proposals));
     let result = match raft.client_write(batch.clone()).await {
         Ok(response) => Ok(response.data),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => forward(&*transport, &leader, batch).await,
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+            forward(&*transport, &leader, batch).await
+        }
         // Dropped from this log, yet it may be in another's.
         Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(CommitError::Unknown),
     };
@@ -87,7 +105,9 @@ async fn one_entry(raft: Raft, transport: Arc<dyn Transport>, entry: Vec<Waiting
         let told = match &mut outcomes {
             Ok(outcomes) => match outcomes.next() {
                 Some(Ok(committed)) => Ok(committed),
-                Some(Err(Refusal::Conflict(key, revision))) => Err(CommitError::Conflict(key, revision)),
+                Some(Err(Refusal::Conflict(key, revision))) => {
+                    Err(CommitError::Conflict(key, revision))
+                }
                 Some(Err(Refusal::Deposed)) => Err(CommitError::Deposed),
                 None => Err(CommitError::Unknown),
             },
@@ -100,16 +120,32 @@ async fn one_entry(raft: Raft, transport: Arc<dyn Transport>, entry: Vec<Waiting
 }
 
 /// Users' writes go to whoever leads. Those under an epoch go nowhere: the epoch is over.
-async fn forward(transport: &dyn Transport, leader: &ForwardToLeader<TypeConfig>, batch: Batch) -> Result<Outcomes, CommitError> {
-    let Some(target) = target(leader) else { return Err(CommitError::NoQuorum) };
+async fn forward(
+    transport: &dyn Transport,
+    leader: &ForwardToLeader<TypeConfig>,
+    batch: Batch,
+) -> Result<Outcomes, CommitError> {
+    let Some(target) = target(leader) else {
+        return Err(CommitError::NoQuorum);
+    };
     // Under another leader they are refused at apply, wherever they go; only the others need the way.
-    transport.propose(&target, batch).await.map_err(|error| match error {
-        ForwardError::Nothing => CommitError::NoQuorum,
-        ForwardError::Unknown => CommitError::Unknown,
-    })
+    transport
+        .propose(&target, batch)
+        .await
+        .map_err(|error| match error {
+            ForwardError::Nothing => CommitError::NoQuorum,
+            ForwardError::Unknown => CommitError::Unknown,
+        })
 }
 
 pub(crate) fn target(leader: &ForwardToLeader<TypeConfig>) -> Option<Target> {
     let id = leader.leader_id?;
-    Some(Target { id, address: leader.leader_node.as_ref().map(|node| node.addr.clone()).unwrap_or_default() })
+    Some(Target {
+        id,
+        address: leader
+            .leader_node
+            .as_ref()
+            .map(|node| node.addr.clone())
+            .unwrap_or_default(),
+    })
 }

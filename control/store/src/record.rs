@@ -59,7 +59,9 @@ pub(crate) fn log_entry(entry: &LogEntry) -> Vec<u8> {
         }
         EntryPayload::Membership(membership) => {
             out.u8(2);
-            out.bytes(&serde_json::to_vec(membership).expect("a membership is maps of numbers and text"));
+            out.bytes(
+                &serde_json::to_vec(membership).expect("a membership is maps of numbers and text"),
+            );
         }
     }
     out.0
@@ -101,10 +103,16 @@ pub(crate) fn vote(vote: &Vote) -> Vec<u8> {
 
 pub(crate) fn read_vote(record: &[u8]) -> Result<Vote, RecordError> {
     let mut input = In::versioned(record)?;
-    let leader_id = LeaderId { term: input.u64()?, node_id: input.u64()? };
+    let leader_id = LeaderId {
+        term: input.u64()?,
+        node_id: input.u64()?,
+    };
     let committed = input.u8()? != 0;
     input.end()?;
-    Ok(Vote { leader_id, committed })
+    Ok(Vote {
+        leader_id,
+        committed,
+    })
 }
 
 pub(crate) fn log_id(id: &LogId) -> Vec<u8> {
@@ -145,7 +153,9 @@ pub(crate) fn applied(applied: &Applied) -> Vec<u8> {
             out.log_id(id);
         }
     }
-    out.bytes(&serde_json::to_vec(&applied.membership).expect("a membership is maps of numbers and text"));
+    out.bytes(
+        &serde_json::to_vec(&applied.membership).expect("a membership is maps of numbers and text"),
+    );
     out.0
 }
 
@@ -159,7 +169,12 @@ pub(crate) fn read_applied(record: &[u8]) -> Result<Applied, RecordError> {
     };
     let membership = serde_json::from_slice(input.bytes()?)?;
     input.end()?;
-    Ok(Applied { log_id, membership, revision, count })
+    Ok(Applied {
+        log_id,
+        membership,
+        revision,
+        count,
+    })
 }
 
 pub(crate) fn identity(identity: &Identity) -> Vec<u8> {
@@ -173,7 +188,11 @@ pub(crate) fn identity(identity: &Identity) -> Vec<u8> {
 pub(crate) fn read_identity(record: &[u8]) -> Result<Identity, RecordError> {
     let mut input = In::versioned(record)?;
     let cluster = u128::from_be_bytes(input.array()?);
-    let identity = Identity { cluster, node: input.u64()?, incarnation: input.u64()? };
+    let identity = Identity {
+        cluster,
+        node: input.u64()?,
+        incarnation: input.u64()?,
+    };
     input.end()?;
     Ok(identity)
 }
@@ -203,7 +222,8 @@ impl Out {
     }
 
     fn u32(&mut self, value: usize) {
-        let value = u32::try_from(value).expect("lengths are bounded far below 4 GiB by MAX_OBJECT and MAX_CHANGES");
+        let value = u32::try_from(value)
+            .expect("lengths are bounded far below 4 GiB by MAX_OBJECT and MAX_CHANGES");
         self.0.extend_from_slice(&value.to_be_bytes());
     }
 
@@ -273,7 +293,10 @@ impl<'a> In<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(RecordError::Malformed)?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(RecordError::Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -302,12 +325,22 @@ impl<'a> In<'a> {
     }
 
     fn end(&self) -> Result<(), RecordError> {
-        if self.0.is_empty() { Ok(()) } else { Err(RecordError::Malformed) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(RecordError::Malformed)
+        }
     }
 
     fn log_id(&mut self) -> Result<LogId, RecordError> {
-        let leader_id = LeaderId { term: self.u64()?, node_id: self.u64()? };
-        Ok(LogId { leader_id, index: self.u64()? })
+        let leader_id = LeaderId {
+            term: self.u64()?,
+            node_id: self.u64()?,
+        };
+        Ok(LogId {
+            leader_id,
+            index: self.u64()?,
+        })
     }
 
     fn proposals(&mut self) -> Result<Batch, RecordError> {
@@ -315,13 +348,19 @@ impl<'a> In<'a> {
         for _ in 0..self.u32()? {
             let epoch = match self.u8()? {
                 0 => None,
-                _ => Some(Epoch { term: self.u64()?, node: self.u64()? }),
+                _ => Some(Epoch {
+                    term: self.u64()?,
+                    node: self.u64()?,
+                }),
             };
             let mut changes = Vec::new();
             for _ in 0..self.u32()? {
                 changes.push(self.change()?);
             }
-            proposals.push(Proposal { epoch, txn: Txn { changes } });
+            proposals.push(Proposal {
+                epoch,
+                txn: Txn { changes },
+            });
         }
         Ok(Batch(Arc::new(proposals)))
     }
@@ -337,7 +376,11 @@ impl<'a> In<'a> {
             _ => return Err(RecordError::Malformed),
         };
         Ok(match tag {
-            0 => Change::Put { key, expect, object: Encoded::new(self.bytes()?)? },
+            0 => Change::Put {
+                key,
+                expect,
+                object: Encoded::new(self.bytes()?)?,
+            },
             1 => Change::Delete { key, expect },
             2 => Change::Check { key, expect },
             _ => return Err(RecordError::Malformed),
@@ -364,13 +407,25 @@ mod tests {
     fn sample_batch() -> Batch {
         let object = Encoded::new(r#"{"metadata":{"resourceVersion":""}}"#).unwrap();
         let txn = Txn::create(Key::from("/registry/a/b/c"), object)
-            .with(Change::Delete { key: Key::from("d"), expect: Expect::At(Revision(7)) })
-            .with(Change::Check { key: Key::from("e"), expect: Expect::Any });
-        Batch(Arc::new(vec![Proposal { epoch: Some(Epoch { term: 2, node: 3 }), txn }]))
+            .with(Change::Delete {
+                key: Key::from("d"),
+                expect: Expect::At(Revision(7)),
+            })
+            .with(Change::Check {
+                key: Key::from("e"),
+                expect: Expect::Any,
+            });
+        Batch(Arc::new(vec![Proposal {
+            epoch: Some(Epoch { term: 2, node: 3 }),
+            txn,
+        }]))
     }
 
     fn id(term: u64, node_id: u64, index: u64) -> LogId {
-        LogId { leader_id: LeaderId { term, node_id }, index }
+        LogId {
+            leader_id: LeaderId { term, node_id },
+            index,
+        }
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -390,19 +445,60 @@ mod tests {
             u64_hex(7)
         )
         .replace(' ', "");
-        let entry = LogEntry { log_id: id(1, 2, 3), payload: EntryPayload::Normal(sample_batch()) };
+        let entry = LogEntry {
+            log_id: id(1, 2, 3),
+            payload: EntryPayload::Normal(sample_batch()),
+        };
         let head = format!("01{}{}{}", u64_hex(1), u64_hex(2), u64_hex(3));
         for (name, record, expected) in [
-            ("batch", batch(&sample_batch()), format!("01{expected_batch}")),
-            ("entry", log_entry(&entry), format!("{head}01{expected_batch}")),
-            ("blank", log_entry(&LogEntry { log_id: id(1, 2, 3), payload: EntryPayload::Blank }), format!("{head}00")),
+            (
+                "batch",
+                batch(&sample_batch()),
+                format!("01{expected_batch}"),
+            ),
+            (
+                "entry",
+                log_entry(&entry),
+                format!("{head}01{expected_batch}"),
+            ),
+            (
+                "blank",
+                log_entry(&LogEntry {
+                    log_id: id(1, 2, 3),
+                    payload: EntryPayload::Blank,
+                }),
+                format!("{head}00"),
+            ),
             ("log id", log_id(&id(1, 2, 3)), head.clone()),
-            ("vote", vote(&Vote { leader_id: LeaderId { term: 1, node_id: 2 }, committed: true }), format!("01{}{}01", u64_hex(1), u64_hex(2))),
-            ("identity", identity(&Identity { cluster: 1, node: 2, incarnation: 3 }), format!("01{}01{}{}", zeros(15), u64_hex(2), u64_hex(3))),
+            (
+                "vote",
+                vote(&Vote {
+                    leader_id: LeaderId {
+                        term: 1,
+                        node_id: 2,
+                    },
+                    committed: true,
+                }),
+                format!("01{}{}01", u64_hex(1), u64_hex(2)),
+            ),
+            (
+                "identity",
+                identity(&Identity {
+                    cluster: 1,
+                    node: 2,
+                    incarnation: 3,
+                }),
+                format!("01{}01{}{}", zeros(15), u64_hex(2), u64_hex(3)),
+            ),
             ("number", number(9), format!("01{}", u64_hex(9))),
             (
                 "applied",
-                applied(&Applied { revision: Revision(4), count: 5, log_id: Some(id(1, 2, 3)), ..Applied::default() }),
+                applied(&Applied {
+                    revision: Revision(4),
+                    count: 5,
+                    log_id: Some(id(1, 2, 3)),
+                    ..Applied::default()
+                }),
                 format!("01{}{}01{}{}", u64_hex(4), u64_hex(5), &head[2..], {
                     let json = r#"{"log_id":null,"membership":{"configs":[],"nodes":{}}}"#;
                     format!("{:08x}{}", json.len(), hex(json.as_bytes()))
@@ -415,16 +511,27 @@ mod tests {
 
     #[test]
     fn records_read_back_and_cut_ones_are_refused() {
-        let entry = LogEntry { log_id: id(1, 2, 3), payload: EntryPayload::Normal(sample_batch()) };
+        let entry = LogEntry {
+            log_id: id(1, 2, 3),
+            payload: EntryPayload::Normal(sample_batch()),
+        };
         let record = log_entry(&entry);
         assert_eq!(log_entry(&read_log_entry(&record).unwrap()), record);
         for length in 0..record.len() {
             assert!(read_log_entry(&record[..length]).is_err(), "{length}");
         }
-        let state = Applied { revision: Revision(4), count: 5, log_id: Some(id(1, 2, 3)), ..Applied::default() };
+        let state = Applied {
+            revision: Revision(4),
+            count: 5,
+            log_id: Some(id(1, 2, 3)),
+            ..Applied::default()
+        };
         assert_eq!(read_applied(&applied(&state)).unwrap(), state);
         let mut other = record;
         other[0] = 9;
-        assert!(matches!(read_log_entry(&other), Err(RecordError::Version(9))));
+        assert!(matches!(
+            read_log_entry(&other),
+            Err(RecordError::Version(9))
+        ));
     }
 }

@@ -55,13 +55,19 @@ impl KeyRing {
     pub fn ephemeral() -> Self {
         let mut key = [0; KEY];
         rand::rng().fill_bytes(&mut key);
-        KeyRing { keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&key.into()))]), current: 1 }
+        KeyRing {
+            keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&key.into()))]),
+            current: 1,
+        }
     }
 
     /// A ring of one known key.
     #[cfg(test)]
     pub fn fixed() -> Self {
-        KeyRing { keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&[9; KEY].into()))]), current: 1 }
+        KeyRing {
+            keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&[9; KEY].into()))]),
+            current: 1,
+        }
     }
 
     /// The keys in `dir`. Where there is none, the first one is made if `create`.
@@ -92,31 +98,55 @@ impl KeyRing {
 }
 
 fn key_id(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix("store-")?.strip_suffix(".key")?.parse().ok()
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("store-")?
+        .strip_suffix(".key")?
+        .parse()
+        .ok()
 }
 
 fn read_key(path: &Path) -> Result<XChaCha20Poly1305, KeyError> {
     let fail = |cause| KeyError::Io(path.to_owned(), cause);
     if fs::metadata(path).map_err(fail)?.permissions().mode() & 0o077 != 0 {
-        return Err(KeyError::Bad(path.to_owned(), "others may read this key. Make it readable by its owner only (chmod 600)"));
+        return Err(KeyError::Bad(
+            path.to_owned(),
+            "others may read this key. Make it readable by its owner only (chmod 600)",
+        ));
     }
-    let key: [u8; KEY] =
-        fs::read(path).map_err(fail)?.try_into().map_err(|_| KeyError::Bad(path.to_owned(), "a key has 32 bytes. Restore this file"))?;
+    let key: [u8; KEY] = fs::read(path)
+        .map_err(fail)?
+        .try_into()
+        .map_err(|_| KeyError::Bad(path.to_owned(), "a key has 32 bytes. Restore this file"))?;
     Ok(XChaCha20Poly1305::new(&key.into()))
 }
 
 fn create_key(dir: &Path, id: u32) -> Result<XChaCha20Poly1305, KeyError> {
     let path = dir.join(format!("store-{id}.key"));
     let fail = |cause| KeyError::Io(path.clone(), cause);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(fail)?;
     let mut key = [0; KEY];
     rand::rng().fill_bytes(&mut key);
     // Written beside and renamed, so that a crash leaves no half of a key.
     let beside = dir.join(format!("store-{id}.key.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(fail)?;
-    file.write_all(&key).and_then(|()| file.sync_all()).map_err(fail)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .map_err(fail)?;
+    file.write_all(&key)
+        .and_then(|()| file.sync_all())
+        .map_err(fail)?;
     fs::rename(&beside, &path).map_err(fail)?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)?;
+    fs::File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(fail)?;
     Ok(XChaCha20Poly1305::new(&key.into()))
 }
 
@@ -132,7 +162,11 @@ impl Sealer {
     pub fn new(ring: KeyRing) -> Self {
         let mut prefix = [0; 16];
         rand::rng().fill_bytes(&mut prefix);
-        Sealer { ring, prefix, counter: AtomicU64::new(0) }
+        Sealer {
+            ring,
+            prefix,
+            counter: AtomicU64::new(0),
+        }
     }
 
     /// `plain` sealed for the place named by `tree` and `key`.
@@ -147,7 +181,11 @@ impl Sealer {
         sealed.extend_from_slice(plain);
         let cipher = &self.ring.keys[&self.ring.current];
         let tag = cipher
-            .encrypt_in_place_detached(XNonce::from_slice(&nonce), &place(tree, key), &mut sealed[HEADER..])
+            .encrypt_in_place_detached(
+                XNonce::from_slice(&nonce),
+                &place(tree, key),
+                &mut sealed[HEADER..],
+            )
             .expect("records are far shorter than the cipher's limit of 256 GiB");
         sealed.extend_from_slice(&tag);
         sealed
@@ -184,30 +222,56 @@ mod tests {
     fn a_record_opens_only_in_its_place_and_whole() {
         let sealer = Sealer::new(KeyRing::ephemeral());
         let sealed = sealer.seal("state", b"k", b"hello");
-        assert_eq!(sealer.open("state", b"k", sealed.clone()).unwrap(), b"hello");
-        assert_eq!(sealer.open("state", b"other", sealed.clone()), Err(SealError::Broken));
-        assert_eq!(sealer.open("log", b"k", sealed.clone()), Err(SealError::Broken));
+        assert_eq!(
+            sealer.open("state", b"k", sealed.clone()).unwrap(),
+            b"hello"
+        );
+        assert_eq!(
+            sealer.open("state", b"other", sealed.clone()),
+            Err(SealError::Broken)
+        );
+        assert_eq!(
+            sealer.open("log", b"k", sealed.clone()),
+            Err(SealError::Broken)
+        );
         for at in 0..sealed.len() {
             let mut flipped = sealed.clone();
             flipped[at] ^= 1;
             assert!(sealer.open("state", b"k", flipped).is_err(), "byte {at}");
         }
         for length in 0..sealed.len() {
-            assert!(sealer.open("state", b"k", sealed[..length].to_vec()).is_err());
+            assert!(
+                sealer
+                    .open("state", b"k", sealed[..length].to_vec())
+                    .is_err()
+            );
         }
-        assert!(Sealer::new(KeyRing::ephemeral()).open("state", b"k", sealed).is_err());
+        assert!(
+            Sealer::new(KeyRing::ephemeral())
+                .open("state", b"k", sealed)
+                .is_err()
+        );
     }
 
     #[test]
     fn the_ring_is_made_once_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys");
-        assert!(matches!(KeyRing::open(&keys, false), Err(KeyError::Missing(_))));
+        assert!(matches!(
+            KeyRing::open(&keys, false),
+            Err(KeyError::Missing(_))
+        ));
         let first = Sealer::new(KeyRing::open(&keys, true).unwrap());
         let second = Sealer::new(KeyRing::open(&keys, false).unwrap());
-        assert_eq!(second.open("t", b"k", first.seal("t", b"k", b"x")).unwrap(), b"x");
+        assert_eq!(
+            second.open("t", b"k", first.seal("t", b"k", b"x")).unwrap(),
+            b"x"
+        );
         let file = keys.join("store-1.key");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(KeyRing::open(&keys, true), Err(KeyError::Bad(..))));
     }

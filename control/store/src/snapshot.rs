@@ -19,7 +19,12 @@ pub struct Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({} objects at {})", self.state.count(), self.revision())
+        write!(
+            f,
+            "Snapshot({} objects at {})",
+            self.state.count(),
+            self.revision()
+        )
     }
 }
 
@@ -42,39 +47,58 @@ impl Snapshot {
 
     /// Entries of `range` in key order.
     pub fn list<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
-        let bounds = (Bound::Included(range.start.clone()), Bound::Excluded(range.end.clone()));
+        let bounds = (
+            Bound::Included(range.start.clone()),
+            Bound::Excluded(range.end.clone()),
+        );
         // A bound pair that is the wrong way round is an empty range, not a panic.
         let empty = range.start >= range.end;
         let one = single_kind(range).map(|prefix| self.state.kind(prefix).into_iter());
-        let several = one.is_none().then(|| self.state.kinds().map(|(_, objects)| objects));
+        let several = one
+            .is_none()
+            .then(|| self.state.kinds().map(|(_, objects)| objects));
         one.into_iter()
             .flatten()
             .chain(several.into_iter().flatten())
             .filter(move |_| !empty)
-            .flat_map(move |objects| objects.range::<_, Key>(bounds.clone()).map(|(_, entry)| entry))
+            .flat_map(move |objects| {
+                objects
+                    .range::<_, Key>(bounds.clone())
+                    .map(|(_, entry)| entry)
+            })
     }
 
     /// How many entries `range` has. O(1) for a whole kind.
     pub fn count(&self, range: &KeyRange) -> usize {
         match single_kind(range) {
-            Some(prefix) if *range == KeyRange::prefix(prefix) => self.state.kind(prefix).map_or(0, |objects| objects.len()),
+            Some(prefix) if *range == KeyRange::prefix(prefix) => {
+                self.state.kind(prefix).map_or(0, |objects| objects.len())
+            }
             _ => self.list(range).count(),
         }
     }
 
     /// One object. What is there and cannot be read is an error, never `None`.
     pub fn get<K: Kind>(&self, name: &ObjectName) -> Result<Option<Arc<K>>, Undecodable> {
-        self.state.get(&K::row().key(&name.namespace, &name.name)).map(Entry::decode).transpose()
+        self.state
+            .get(&K::row().key(&name.namespace, &name.name))
+            .map(Entry::decode)
+            .transpose()
     }
 
     /// All objects of a kind, or those of one namespace, in key order.
-    pub fn all<K: Kind>(&self, namespace: Option<&str>) -> impl Iterator<Item = Result<Arc<K>, Undecodable>> + use<'_, K> {
+    pub fn all<K: Kind>(
+        &self,
+        namespace: Option<&str>,
+    ) -> impl Iterator<Item = Result<Arc<K>, Undecodable>> + use<'_, K> {
         self.list(&K::row().prefix(namespace)).map(Entry::decode)
     }
 
     /// Dependents of an owner, of every kind.
     pub fn owned_by(&self, owner: &str) -> impl Iterator<Item = &Arc<Entry>> + use<'_> {
-        self.state.owned_by(&Uid::from(owner)).filter_map(|key| self.state.get(key))
+        self.state
+            .owned_by(&Uid::from(owner))
+            .filter_map(|key| self.state.get(key))
     }
 
     /// The object that has this uid, of whatever kind.
@@ -84,7 +108,9 @@ impl Snapshot {
 
     /// What `spec.nodeName` binds to a node.
     pub fn on_node(&self, node: &str) -> impl Iterator<Item = &Arc<Entry>> + use<'_> {
-        self.state.on_node(node).filter_map(|key| self.state.get(key))
+        self.state
+            .on_node(node)
+            .filter_map(|key| self.state.get(key))
     }
 }
 
@@ -97,17 +123,36 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use std::collections::BTreeMap;
 
-    const KINDS: [&str; 3] = ["/registry/apps/deployments/", "/registry/core/pods/", "/registry/core/nodes/"];
+    const KINDS: [&str; 3] = [
+        "/registry/apps/deployments/",
+        "/registry/core/pods/",
+        "/registry/core/nodes/",
+    ];
 
     fn key(random: &mut StdRng) -> Key {
         let kind = KINDS[random.random_range(0..3)];
-        let namespace = ["", "a/", "b/", "ab/"][if kind.ends_with("nodes/") { 0 } else { random.random_range(1..4) }];
+        let namespace = ["", "a/", "b/", "ab/"][if kind.ends_with("nodes/") {
+            0
+        } else {
+            random.random_range(1..4)
+        }];
         Key::from(format!("{kind}{namespace}n{}", random.random_range(0..6)))
     }
 
     fn object(random: &mut StdRng) -> Encoded {
-        let (uid, owner, node) = (random.random_range(0..50), random.random_range(0..5), random.random_range(0..4));
-        let owners: Vec<String> = (0..random.random_range(0..3)).map(|n| format!(r#"{{"apiVersion":"v1","kind":"X","name":"x","uid":"o{}"}}"#, owner + n)).collect();
+        let (uid, owner, node) = (
+            random.random_range(0..50),
+            random.random_range(0..5),
+            random.random_range(0..4),
+        );
+        let owners: Vec<String> = (0..random.random_range(0..3))
+            .map(|n| {
+                format!(
+                    r#"{{"apiVersion":"v1","kind":"X","name":"x","uid":"o{}"}}"#,
+                    owner + n
+                )
+            })
+            .collect();
         Encoded::new(format!(r#"{{"metadata":{{"uid":"u{uid}","ownerReferences":[{}]}},"spec":{{"nodeName":"n{node}"}}}}"#, owners.join(","))).unwrap()
     }
 
@@ -123,7 +168,9 @@ mod tests {
                 let mut txn = Txn::new();
                 for _ in 0..random.random_range(1..4) {
                     let key = key(random);
-                    let held = model.get(&key).map_or(Revision(0), |(revision, _)| *revision);
+                    let held = model
+                        .get(&key)
+                        .map_or(Revision(0), |(revision, _)| *revision);
                     let expect = match random.random_range(0..10) {
                         0 => Expect::Absent,
                         1 => Expect::At(Revision(random.random_range(0..100))),
@@ -133,23 +180,38 @@ mod tests {
                     txn = txn.with(match random.random_range(0..4) {
                         0 => Change::Delete { key, expect },
                         1 => Change::Check { key, expect },
-                        _ => Change::Put { key, expect, object: object(random) },
+                        _ => Change::Put {
+                            key,
+                            expect,
+                            object: object(random),
+                        },
                     });
                 }
-                let held = |model: &BTreeMap<Key, (Revision, Encoded)>, key: &Key| model.get(key).map_or(Revision(0), |(revision, _)| *revision);
+                let held = |model: &BTreeMap<Key, (Revision, Encoded)>, key: &Key| {
+                    model
+                        .get(key)
+                        .map_or(Revision(0), |(revision, _)| *revision)
+                };
                 let broken = txn.changes.iter().find(|change| match change.expect() {
                     Expect::Any => false,
                     Expect::Absent => model.contains_key(change.key()),
-                    Expect::At(revision) => revision.0 == 0 || held(&model, change.key()) != revision,
+                    Expect::At(revision) => {
+                        revision.0 == 0 || held(&model, change.key()) != revision
+                    }
                 });
                 let expected = match broken {
-                    Some(change) => Err(Conflict { key: change.key().clone(), revision: held(&model, change.key()) }),
+                    Some(change) => Err(Conflict {
+                        key: change.key().clone(),
+                        revision: held(&model, change.key()),
+                    }),
                     None => {
                         let mut revisions = Vec::new();
                         for change in &txn.changes {
                             match change {
                                 Change::Check { key, .. } => revisions.push(held(&model, key)),
-                                Change::Delete { key, .. } if model.remove(key).is_none() => revisions.push(Revision(0)),
+                                Change::Delete { key, .. } if model.remove(key).is_none() => {
+                                    revisions.push(Revision(0))
+                                }
                                 Change::Delete { .. } | Change::Put { .. } => {
                                     revision += 1;
                                     revisions.push(Revision(revision));
@@ -159,7 +221,10 @@ mod tests {
                                 model.insert(key.clone(), (Revision(revision), object.clone()));
                             }
                         }
-                        Ok(Committed { revision: Revision(revision), revisions })
+                        Ok(Committed {
+                            revision: Revision(revision),
+                            revisions,
+                        })
                     }
                 };
                 assert_eq!(state.apply(&txn, &mut Vec::new()), expected, "seed {seed}");
@@ -168,18 +233,46 @@ mod tests {
         }
     }
 
-    fn compare(snapshot: &Snapshot, model: &BTreeMap<Key, (Revision, Encoded)>, random: &mut StdRng) {
-        let keys = |entries: Vec<&Arc<Entry>>| entries.into_iter().map(|entry| entry.key.clone()).collect::<Vec<_>>();
-        let wanted = |holds: &dyn Fn(&Key, &Encoded) -> bool| model.iter().filter(|(key, (_, object))| holds(key, object)).map(|(key, _)| key.clone()).collect::<Vec<_>>();
+    fn compare(
+        snapshot: &Snapshot,
+        model: &BTreeMap<Key, (Revision, Encoded)>,
+        random: &mut StdRng,
+    ) {
+        let keys = |entries: Vec<&Arc<Entry>>| {
+            entries
+                .into_iter()
+                .map(|entry| entry.key.clone())
+                .collect::<Vec<_>>()
+        };
+        let wanted = |holds: &dyn Fn(&Key, &Encoded) -> bool| {
+            model
+                .iter()
+                .filter(|(key, (_, object))| holds(key, object))
+                .map(|(key, _)| key.clone())
+                .collect::<Vec<_>>()
+        };
         for n in 0..7 {
             let (owner, node) = (format!("o{n}"), format!("n{n}"));
-            assert_eq!(keys(snapshot.owned_by(&owner).collect()), wanted(&|_, object| object.meta.owners.iter().any(|of| *of.uid == *owner)));
-            assert_eq!(keys(snapshot.on_node(&node).collect()), wanted(&|_, object| object.meta.node.as_deref() == Some(&node)));
+            assert_eq!(
+                keys(snapshot.owned_by(&owner).collect()),
+                wanted(&|_, object| object.meta.owners.iter().any(|of| *of.uid == *owner))
+            );
+            assert_eq!(
+                keys(snapshot.on_node(&node).collect()),
+                wanted(&|_, object| object.meta.node.as_deref() == Some(&node))
+            );
         }
         let mut ranges: Vec<KeyRange> = KINDS.iter().map(|kind| KeyRange::prefix(kind)).collect();
-        ranges.extend([KeyRange::all(), KeyRange::prefix("/registry/core/"), KeyRange::prefix("/registry/core/pods/a/")]);
+        ranges.extend([
+            KeyRange::all(),
+            KeyRange::prefix("/registry/core/"),
+            KeyRange::prefix("/registry/core/pods/a/"),
+        ]);
         for _ in 0..20 {
-            ranges.push(KeyRange { start: key(random), end: key(random) });
+            ranges.push(KeyRange {
+                start: key(random),
+                end: key(random),
+            });
             ranges.push(KeyRange::prefix(KINDS[1]).from_start(key(random)));
         }
         for range in ranges {
@@ -189,7 +282,10 @@ mod tests {
         }
         for (key, (revision, object)) in model {
             let entry = snapshot.entry(key).unwrap();
-            assert_eq!((entry.revision, &entry.json), (*revision, &object.at(*revision)));
+            assert_eq!(
+                (entry.revision, &entry.json),
+                (*revision, &object.at(*revision))
+            );
         }
         assert_eq!(snapshot.state().after(None).count(), model.len());
     }

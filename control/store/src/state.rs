@@ -58,10 +58,18 @@ impl State {
     /// Every entry after a key, in the order of kinds and then keys (not of keys alone).
     pub(crate) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = &Arc<Entry>> + use<'_> {
         let first: Option<Arc<str>> = key.map(|key| Arc::from(key.kind_prefix()));
-        let within = first.as_ref().zip(key.cloned()).and_then(|(prefix, key)| Some((self.kinds.get(prefix)?, key)));
-        let rest_of_kind = within.into_iter().flat_map(|(objects, key)| objects.range((Bound::Excluded(key), Bound::<Key>::Unbounded)));
+        let within = first
+            .as_ref()
+            .zip(key.cloned())
+            .and_then(|(prefix, key)| Some((self.kinds.get(prefix)?, key)));
+        let rest_of_kind = within.into_iter().flat_map(|(objects, key)| {
+            objects.range((Bound::Excluded(key), Bound::<Key>::Unbounded))
+        });
         let from = first.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = self.kinds.range((from, Bound::<Arc<str>>::Unbounded)).flat_map(|(_, objects)| objects.iter());
+        let rest = self
+            .kinds
+            .range((from, Bound::<Arc<str>>::Unbounded))
+            .flat_map(|(_, objects)| objects.iter());
         rest_of_kind.chain(rest).map(|(_, entry)| entry)
     }
 
@@ -71,57 +79,87 @@ impl State {
 
     pub(crate) fn owned_by(&self, owner: &Uid) -> impl Iterator<Item = &Key> + use<'_> {
         let owner = owner.clone();
-        self.by_owner.range((owner.clone(), Key::default())..).take_while(move |(of, _)| *of == owner).map(|(_, key)| key)
+        self.by_owner
+            .range((owner.clone(), Key::default())..)
+            .take_while(move |(of, _)| *of == owner)
+            .map(|(_, key)| key)
     }
 
     pub(crate) fn on_node(&self, node: &str) -> impl Iterator<Item = &Key> + use<'_> {
         let node: Arc<str> = Arc::from(node);
-        self.by_node.range((node.clone(), Key::default())..).take_while(move |(of, _)| *of == node).map(|(_, key)| key)
+        self.by_node
+            .range((node.clone(), Key::default())..)
+            .take_while(move |(of, _)| *of == node)
+            .map(|(_, key)| key)
     }
 
     /// Would `txn` commit on this state?
     pub fn check(&self, txn: &Txn) -> Result<(), Conflict> {
         for change in &txn.changes {
-            let revision = self.get(change.key()).map_or(Revision(0), |entry| entry.revision);
+            let revision = self
+                .get(change.key())
+                .map_or(Revision(0), |entry| entry.revision);
             let holds = match change.expect() {
                 Expect::Absent => revision == Revision(0),
                 Expect::At(expected) => revision == expected && revision != Revision(0),
                 Expect::Any => true,
             };
             if !holds {
-                return Err(Conflict { key: change.key().clone(), revision });
+                return Err(Conflict {
+                    key: change.key().clone(),
+                    revision,
+                });
             }
         }
         Ok(())
     }
 
     /// All of `txn`, or the first expectation that did not hold. What changed is appended to `changed`.
-    pub(crate) fn apply(&mut self, txn: &Txn, changed: &mut Vec<Changed>) -> Result<Committed, Conflict> {
+    pub(crate) fn apply(
+        &mut self,
+        txn: &Txn,
+        changed: &mut Vec<Changed>,
+    ) -> Result<Committed, Conflict> {
         self.check(txn)?;
         let mut revisions = Vec::with_capacity(txn.changes.len());
         for change in &txn.changes {
-            let found = || self.get(change.key()).map_or(Revision(0), |entry| entry.revision);
+            let found = || {
+                self.get(change.key())
+                    .map_or(Revision(0), |entry| entry.revision)
+            };
             revisions.push(match change {
                 Change::Check { .. } => found(),
                 Change::Put { key, object, .. } => {
                     self.revision.0 += 1;
                     let entry = Arc::new(Entry::new(key.clone(), self.revision, object));
                     let previous = self.insert(entry.clone());
-                    changed.push(Changed { entry, previous, deleted: false });
+                    changed.push(Changed {
+                        entry,
+                        previous,
+                        deleted: false,
+                    });
                     self.revision
                 }
                 Change::Delete { key, .. } => match self.remove(key) {
                     None => Revision(0),
                     Some(previous) => {
                         self.revision.0 += 1;
-                        let entry = Arc::new(Entry::new(key.clone(), self.revision, &previous.encoded()));
-                        changed.push(Changed { entry, previous: Some(previous), deleted: true });
+                        let entry =
+                            Arc::new(Entry::new(key.clone(), self.revision, &previous.encoded()));
+                        changed.push(Changed {
+                            entry,
+                            previous: Some(previous),
+                            deleted: true,
+                        });
                         self.revision
                     }
                 },
             });
         }
-        Ok(Committed { revision: self.revision, revisions })
+        Ok(Committed {
+            revision: self.revision,
+            revisions,
+        })
     }
 
     /// Puts an entry read back from disk or from another replica.
@@ -139,7 +177,10 @@ impl State {
         let previous = match self.kinds.get_mut(prefix) {
             Some(objects) => objects.insert(entry.key.clone(), entry.clone()),
             None => {
-                self.kinds.insert(Arc::from(prefix), OrdMap::unit(entry.key.clone(), entry.clone()));
+                self.kinds.insert(
+                    Arc::from(prefix),
+                    OrdMap::unit(entry.key.clone(), entry.clone()),
+                );
                 None
             }
         };
@@ -163,7 +204,12 @@ impl State {
     /// Most writes change none of what is indexed; then nothing is touched.
     fn reindex(&mut self, old: &Entry, new: &Entry) {
         let same_owners = old.meta.owners.len() == new.meta.owners.len()
-            && old.meta.owners.iter().zip(&new.meta.owners).all(|(old, new)| old.uid == new.uid);
+            && old
+                .meta
+                .owners
+                .iter()
+                .zip(&new.meta.owners)
+                .all(|(old, new)| old.uid == new.uid);
         if old.meta.uid != new.meta.uid || old.meta.node != new.meta.node || !same_owners {
             self.unindex(old);
             self.index(new);
@@ -188,10 +234,12 @@ impl State {
             self.by_uid.remove(&entry.meta.uid);
         }
         for owner in &entry.meta.owners {
-            self.by_owner.remove(&(owner.uid.clone(), entry.key.clone()));
+            self.by_owner
+                .remove(&(owner.uid.clone(), entry.key.clone()));
         }
         if let Some(node) = entry.meta.node.as_deref() {
-            self.by_node.remove(&(Arc::<str>::from(node), entry.key.clone()));
+            self.by_node
+                .remove(&(Arc::<str>::from(node), entry.key.clone()));
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caravel_api::{KeyRange, Revision};
-use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{BasicNode, Config, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -100,7 +100,10 @@ impl Store {
     }
 
     /// Opens one replica that reaches the others by `transport`. A lone voter leads when this returns.
-    pub async fn open_with(config: StoreConfig, transport: Arc<dyn Transport>) -> Result<Store, OpenError> {
+    pub async fn open_with(
+        config: StoreConfig,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Store, OpenError> {
         let found = match config.backend {
             BackendKind::Memory => open(&config)?,
             BackendKind::Sled => tasks::open_blocking(config.clone()).await?,
@@ -108,33 +111,71 @@ impl Store {
         Store::start(config, found, transport).await
     }
 
-    pub(crate) async fn start(config: StoreConfig, found: Found, transport: Arc<dyn Transport>) -> Result<Store, OpenError> {
-        let Found { writer, tail, state, applied, membership, identity } = found;
+    pub(crate) async fn start(
+        config: StoreConfig,
+        found: Found,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Store, OpenError> {
+        let Found {
+            writer,
+            tail,
+            state,
+            applied,
+            membership,
+            identity,
+        } = found;
         let hub = Hub::new(config.rings, state.revision());
         let served = Arc::new(Served::new(state, hub, applied));
         let (io, disk_ended) = match config.backend {
             BackendKind::Memory => (IoHandle::Inline(Arc::new(Mutex::new(writer))), None),
             BackendKind::Sled => {
-                let started = tasks::start_disk(writer).map_err(|cause| OpenError::Io { file: config.dir.clone(), cause })?;
+                let started = tasks::start_disk(writer).map_err(|cause| OpenError::Io {
+                    file: config.dir.clone(),
+                    cause,
+                })?;
                 (started.0, Some(started.1))
             }
         };
         let log = LogStore::new(tail, io.clone());
         let machine = Machine::new(served.clone(), applied, membership, io.clone());
-        let settings = raft_config(&config).map_err(|error| OpenError::Config(error.to_string()))?;
-        let raft = Raft::new(config.node_id, Arc::new(settings), Factory(transport.clone()), log.clone(), machine)
-            .await
-            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let settings =
+            raft_config(&config).map_err(|error| OpenError::Config(error.to_string()))?;
+        let raft = Raft::new(
+            config.node_id,
+            Arc::new(settings),
+            Factory(transport.clone()),
+            log.clone(),
+            machine,
+        )
+        .await
+        .map_err(|error| OpenError::Raft(error.to_string()))?;
         let tasks = Owned::default();
         let leadership = watch::Sender::new(None);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
         tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
-        let proposer = tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config.limits);
+        let proposer =
+            tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config.limits);
         let count = Arc::new(Semaphore::new(config.limits.proposals));
         let bytes = Arc::new(Semaphore::new(config.limits.proposal_bytes));
         let disk_ended = Mutex::new(disk_ended);
-        let inner = Inner { config, identity, served, raft, log, io, transport, leadership, proposer, count, bytes, tasks, disk_ended };
-        let store = Store { inner: Arc::new(inner) };
+        let inner = Inner {
+            config,
+            identity,
+            served,
+            raft,
+            log,
+            io,
+            transport,
+            leadership,
+            proposer,
+            count,
+            bytes,
+            tasks,
+            disk_ended,
+        };
+        let store = Store {
+            inner: Arc::new(inner),
+        };
         store.begin().await?;
         Ok(store)
     }
@@ -143,7 +184,10 @@ impl Store {
     async fn begin(&self) -> Result<(), OpenError> {
         let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
         let Inner { config, raft, .. } = &*self.inner;
-        let initialized = raft.is_initialized().await.map_err(|error| failed(&error))?;
+        let initialized = raft
+            .is_initialized()
+            .await
+            .map_err(|error| failed(&error))?;
         if !initialized {
             if !config.bootstrap {
                 return Ok(());
@@ -152,16 +196,23 @@ impl Store {
             self.form(members).await?;
         }
         let me = config.node_id;
-        let lone = raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me])).await;
+        let lone = raft
+            .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me]))
+            .await;
         let lone = lone.map_err(|error| failed(&error))?;
         if lone {
             if initialized {
-                raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
+                raft.trigger()
+                    .elect(false)
+                    .await
+                    .map_err(|error| failed(&error))?;
             }
             let mut leadership = self.leadership();
             let led = timeout(ALONE_WITHIN, leadership.wait_for(Option::is_some)).await;
             if !matches!(led, Ok(Ok(_))) {
-                return Err(OpenError::Raft("this server could not make itself the leader in time".into()));
+                return Err(OpenError::Raft(
+                    "this server could not make itself the leader in time".into(),
+                ));
             }
         }
         Ok(())
@@ -169,8 +220,15 @@ impl Store {
 
     /// Begins a new cluster of these voters (number and address). Only ever on explicit request, on one of them.
     pub async fn form(&self, members: BTreeMap<u64, String>) -> Result<(), OpenError> {
-        let nodes: BTreeMap<u64, BasicNode> = members.into_iter().map(|(id, addr)| (id, BasicNode { addr })).collect();
-        self.inner.raft.initialize(nodes).await.map_err(|error| OpenError::Raft(error.to_string()))
+        let nodes: BTreeMap<u64, BasicNode> = members
+            .into_iter()
+            .map(|(id, addr)| (id, BasicNode { addr }))
+            .collect();
+        self.inner
+            .raft
+            .initialize(nodes)
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))
     }
 
     /// This replica's state now. O(1); never blocks; may lag the leader.
@@ -188,7 +246,12 @@ impl Store {
     }
 
     async fn barrier(&self) -> Result<(), NoQuorum> {
-        let Inner { raft, transport, served, .. } = &*self.inner;
+        let Inner {
+            raft,
+            transport,
+            served,
+            ..
+        } = &*self.inner;
         let leader = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => return Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(leader))) => leader,
@@ -197,19 +260,35 @@ impl Store {
         let target = target(&leader).ok_or(NoQuorum)?;
         let index: Option<LogId> = transport.read_index(&target).await.map_err(|_| NoQuorum)?;
         let mut applied = served.applied.subscribe();
-        applied.wait_for(|applied| *applied >= index).await.map_err(|_| NoQuorum)?;
+        applied
+            .wait_for(|applied| *applied >= index)
+            .await
+            .map_err(|_| NoQuorum)?;
         Ok(())
     }
 
     /// A snapshot at `revision` or later, waiting for it until `deadline`.
-    pub async fn at_least(&self, revision: Revision, deadline: Instant) -> Result<Snapshot, TooNew> {
+    pub async fn at_least(
+        &self,
+        revision: Revision,
+        deadline: Instant,
+    ) -> Result<Snapshot, TooNew> {
         let mut published = self.inner.served.hub.published();
         if *published.borrow() >= revision {
             return Ok(self.snapshot());
         }
-        let reached = timeout_at(deadline, published.wait_for(|now| *now >= revision)).await.is_ok_and(|reached| reached.is_ok());
+        let reached = timeout_at(deadline, published.wait_for(|now| *now >= revision))
+            .await
+            .is_ok_and(|reached| reached.is_ok());
         let snapshot = self.snapshot();
-        if reached { Ok(snapshot) } else { Err(TooNew { asked: revision, current: snapshot.revision() }) }
+        if reached {
+            Ok(snapshot)
+        } else {
+            Err(TooNew {
+                asked: revision,
+                current: snapshot.revision(),
+            })
+        }
     }
 
     /// Would `txn` commit on this replica's state? What a dry run asks.
@@ -235,13 +314,31 @@ impl Store {
         if txn.changes.len() > MAX_CHANGES || txn.changes.iter().any(too_large) {
             return Err(CommitError::TooLarge);
         }
-        let Inner { config, count, bytes, proposer, .. } = &*self.inner;
+        let Inner {
+            config,
+            count,
+            bytes,
+            proposer,
+            ..
+        } = &*self.inner;
         let cost = txn.cost() + 64;
         let share = u32::try_from(cost).map_err(|_| CommitError::TooLarge)?;
-        let _count = count.clone().try_acquire_owned().map_err(|_| CommitError::Busy)?;
-        let _bytes = bytes.clone().try_acquire_many_owned(share).map_err(|_| CommitError::Busy)?;
+        let _count = count
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| CommitError::Busy)?;
+        let _bytes = bytes
+            .clone()
+            .try_acquire_many_owned(share)
+            .map_err(|_| CommitError::Busy)?;
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { proposal: Proposal { epoch, txn }, cost, answer, _count, _bytes };
+        let waiting = Waiting {
+            proposal: Proposal { epoch, txn },
+            cost,
+            answer,
+            _count,
+            _bytes,
+        };
         proposer.try_send(waiting).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CommitError::Busy,
             mpsc::error::TrySendError::Closed(_) => CommitError::NoQuorum,
@@ -261,7 +358,9 @@ impl Store {
     /// revision from the future.
     pub async fn watch(&self, range: KeyRange, after: Revision) -> Result<Watch, WatchError> {
         let deadline = Instant::now() + self.inner.config.timing.catch_up;
-        self.at_least(after, deadline).await.map_err(|TooNew { .. }| WatchError::NotYet)?;
+        self.at_least(after, deadline)
+            .await
+            .map_err(|TooNew { .. }| WatchError::NotYet)?;
         self.inner.served.hub.watch(range, after)
     }
 
@@ -316,7 +415,14 @@ impl Store {
 
     /// Writes and flushes what is left and lets go of the disk. Safe to call twice.
     pub async fn shutdown(&self) {
-        let Inner { raft, io, tasks, disk_ended, leadership, .. } = &*self.inner;
+        let Inner {
+            raft,
+            io,
+            tasks,
+            disk_ended,
+            leadership,
+            ..
+        } = &*self.inner;
         leadership.send_replace(None);
         if timeout(SHUTDOWN_WITHIN, raft.shutdown()).await.is_err() {
             tracing::warn!("consensus did not stop in time");
@@ -324,7 +430,9 @@ impl Store {
         tasks.stop();
         match timeout(SHUTDOWN_WITHIN, io.ask(|reply| Job::Shutdown { reply })).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the store's disk was not flushed at shutdown"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the store's disk was not flushed at shutdown")
+            }
             Err(_) => tracing::warn!("the store's disk did not stop in time"),
         }
         let ended = disk_ended.lock().take();

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::Limits;
+use crate::config::StoreConfig;
 use crate::io::{self as disk, IoHandle, Writer};
 use crate::open::{Found, OpenError, open};
 use crate::propose::{self, Waiting};
@@ -20,7 +21,6 @@ use crate::raft::Raft;
 use crate::raft::log::Tail;
 use crate::raft::machine::Served;
 use crate::raft::transport::Transport;
-use crate::config::StoreConfig;
 use crate::txn::Epoch;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -51,37 +51,59 @@ impl Drop for Owned {
 pub(crate) async fn open_blocking(config: StoreConfig) -> Result<Found, OpenError> {
     let dir = config.dir.clone();
     let opened = tokio::task::spawn_blocking(move || open(&config)).await;
-    opened.unwrap_or_else(|panic| Err(OpenError::Io { file: dir, cause: io::Error::other(panic.to_string()) }))
+    opened.unwrap_or_else(|panic| {
+        Err(OpenError::Io {
+            file: dir,
+            cause: io::Error::other(panic.to_string()),
+        })
+    })
 }
 
 /// Starts the disk thread. The receiver learns when it has ended and let go of the disk.
 pub(crate) fn start_disk(writer: Writer) -> io::Result<(IoHandle, oneshot::Receiver<()>)> {
     let (jobs, queue) = std::sync::mpsc::channel();
     let (ended, end) = oneshot::channel();
-    std::thread::Builder::new().name("raft-io".into()).spawn(move || {
-        disk::run(writer, queue);
-        // Nobody may be waiting for it.
-        let _ = ended.send(());
-    })?;
+    std::thread::Builder::new()
+        .name("raft-io".into())
+        .spawn(move || {
+            disk::run(writer, queue);
+            // Nobody may be waiting for it.
+            let _ = ended.send(());
+        })?;
     Ok((IoHandle::Thread(jobs), end))
 }
 
-pub(crate) fn start_proposer(owned: &Owned, raft: Raft, transport: Arc<dyn Transport>, limits: &Limits) -> mpsc::Sender<Waiting> {
+pub(crate) fn start_proposer(
+    owned: &Owned,
+    raft: Raft,
+    transport: Arc<dyn Transport>,
+    limits: &Limits,
+) -> mpsc::Sender<Waiting> {
     let (sender, queue) = mpsc::channel(limits.proposals);
     owned.spawn(propose::run(raft, transport, limits.entry_bytes, queue));
     sender
 }
 
 /// Keeps `leadership` true: this replica leads, and has applied an entry of its own reign.
-pub(crate) fn start_leadership(owned: &Owned, raft: &Raft, served: &Served, leadership: watch::Sender<Option<Epoch>>) {
+pub(crate) fn start_leadership(
+    owned: &Owned,
+    raft: &Raft,
+    served: &Served,
+    leadership: watch::Sender<Option<Epoch>>,
+) {
     let mut metrics = raft.server_metrics();
     let mut applied_under = served.applied_under.subscribe();
     owned.spawn(async move {
         loop {
             let reign = {
                 let server = metrics.borrow_watched();
-                let epoch = Epoch { term: server.vote.leader_id.term, node: server.vote.leader_id.node_id };
-                let leads = server.state == ServerState::Leader && server.vote.committed && epoch.node == server.id;
+                let epoch = Epoch {
+                    term: server.vote.leader_id.term,
+                    node: server.vote.leader_id.node_id,
+                };
+                let leads = server.state == ServerState::Leader
+                    && server.vote.committed
+                    && epoch.node == server.id;
                 leads.then_some(epoch)
             };
             let reign = reign.filter(|epoch| *applied_under.borrow_and_update() == Some(*epoch));
@@ -96,7 +118,13 @@ pub(crate) fn start_leadership(owned: &Owned, raft: &Raft, served: &Served, lead
 }
 
 /// Lets old events go and keeps the log within its bytes.
-pub(crate) fn start_housekeeping(owned: &Owned, raft: Raft, served: &Arc<Served>, tail: &Arc<Mutex<Tail>>, limits: &Limits) {
+pub(crate) fn start_housekeeping(
+    owned: &Owned,
+    raft: Raft,
+    served: &Arc<Served>,
+    tail: &Arc<Mutex<Tail>>,
+    limits: &Limits,
+) {
     let (hub, tail, log_bytes) = (served.hub.clone(), tail.clone(), limits.log_bytes);
     owned.spawn(async move {
         let mut tick = interval(HOUSEKEEPING);

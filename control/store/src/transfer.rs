@@ -104,7 +104,11 @@ impl Assembly {
             if rest.len() < length {
                 break;
             }
-            let body = self.bytes.split_to(HEADER + length).freeze().slice(HEADER..);
+            let body = self
+                .bytes
+                .split_to(HEADER + length)
+                .freeze()
+                .slice(HEADER..);
             if crc32fast::hash(&body) != sum {
                 return Err(TransferError::Damaged);
             }
@@ -115,7 +119,12 @@ impl Assembly {
 
     /// The state, if all of it has come.
     pub fn finish(mut self) -> Result<Image, TransferError> {
-        let Some((revision, expected)) = self.head else { return Err(TransferError::Short { found: 0, expected: 0 }) };
+        let Some((revision, expected)) = self.head else {
+            return Err(TransferError::Short {
+                found: 0,
+                expected: 0,
+            });
+        };
         let found = self.state.count() as u64;
         if found != expected {
             return Err(TransferError::Short { found, expected });
@@ -130,26 +139,41 @@ impl Assembly {
     fn body(&mut self, body: &[u8]) -> Result<(), TransferError> {
         if self.head.is_none() {
             let numbers = body.strip_prefix(MAGIC).ok_or(TransferError::Version)?;
-            let (revision, count) = numbers.split_first_chunk::<8>().ok_or(TransferError::Damaged)?;
+            let (revision, count) = numbers
+                .split_first_chunk::<8>()
+                .ok_or(TransferError::Damaged)?;
             let count: [u8; 8] = count.try_into().map_err(|_| TransferError::Damaged)?;
-            self.head = Some((Revision(u64::from_be_bytes(*revision)), u64::from_be_bytes(count)));
+            self.head = Some((
+                Revision(u64::from_be_bytes(*revision)),
+                u64::from_be_bytes(count),
+            ));
             return Ok(());
         }
         let mut rest = body;
         while !rest.is_empty() {
             let key = std::str::from_utf8(text(&mut rest)?).map_err(|_| TransferError::Damaged)?;
-            let (revision, after) = rest.split_first_chunk::<8>().ok_or(TransferError::Damaged)?;
+            let (revision, after) = rest
+                .split_first_chunk::<8>()
+                .ok_or(TransferError::Damaged)?;
             rest = after;
             let object = Encoded::new(text(&mut rest)?)?;
-            self.state.load(Arc::new(Entry::stamped(Key::from(key), Revision(u64::from_be_bytes(*revision)), object)));
+            self.state.load(Arc::new(Entry::stamped(
+                Key::from(key),
+                Revision(u64::from_be_bytes(*revision)),
+                object,
+            )));
         }
         Ok(())
     }
 }
 
 fn text<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], TransferError> {
-    let (length, after) = rest.split_first_chunk::<4>().ok_or(TransferError::Damaged)?;
-    let (text, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(TransferError::Damaged)?;
+    let (length, after) = rest
+        .split_first_chunk::<4>()
+        .ok_or(TransferError::Damaged)?;
+    let (text, after) = after
+        .split_at_checked(u32::from_be_bytes(*length) as usize)
+        .ok_or(TransferError::Damaged)?;
     *rest = after;
     Ok(text)
 }
@@ -162,16 +186,32 @@ mod tests {
     fn sample(objects: usize, size: usize) -> Image {
         let mut state = State::default();
         for n in 0..objects {
-            let kind = if n % 2 == 0 { "core/pods" } else { "apps/deployments" };
-            let object = Encoded::new(format!(r#"{{"metadata":{{"name":"n{n}","uid":"u{n}"}},"x":"{}"}}"#, "y".repeat(size))).unwrap();
-            let txn = Txn::new().with(Change::Put { key: Key::from(format!("/registry/{kind}/a/n{n}")), expect: Expect::Any, object });
+            let kind = if n % 2 == 0 {
+                "core/pods"
+            } else {
+                "apps/deployments"
+            };
+            let object = Encoded::new(format!(
+                r#"{{"metadata":{{"name":"n{n}","uid":"u{n}"}},"x":"{}"}}"#,
+                "y".repeat(size)
+            ))
+            .unwrap();
+            let txn = Txn::new().with(Change::Put {
+                key: Key::from(format!("/registry/{kind}/a/n{n}")),
+                expect: Expect::Any,
+                object,
+            });
             state.apply(&txn, &mut Vec::new()).unwrap();
         }
         Image(Arc::new(state))
     }
 
     fn contents(image: &Image) -> Vec<(Key, Revision, Bytes)> {
-        image.0.after(None).map(|entry| (entry.key.clone(), entry.revision, entry.json.clone())).collect()
+        image
+            .0
+            .after(None)
+            .map(|entry| (entry.key.clone(), entry.revision, entry.json.clone()))
+            .collect()
     }
 
     #[test]
@@ -181,11 +221,16 @@ mod tests {
             let all: Vec<u8> = image.frames().flatten().collect();
             for piece in [7_000, all.len()] {
                 let mut assembly = Assembly::new();
-                all.chunks(piece).try_for_each(|bytes| assembly.push(bytes)).unwrap();
+                all.chunks(piece)
+                    .try_for_each(|bytes| assembly.push(bytes))
+                    .unwrap();
                 let again = assembly.finish().unwrap();
                 assert_eq!(contents(&again), contents(&image));
                 assert_eq!(again.0.revision(), image.0.revision());
-                assert_eq!(again.0.key_of(&caravel_api::Uid::from("u0")).is_some(), objects > 0);
+                assert_eq!(
+                    again.0.key_of(&caravel_api::Uid::from("u0")).is_some(),
+                    objects > 0
+                );
             }
         }
     }
@@ -201,7 +246,10 @@ mod tests {
             assembly.finish()
         };
         assert!(put(&frames).is_ok());
-        assert!(matches!(put(&frames[..2]), Err(TransferError::Short { expected: 50, .. })));
+        assert!(matches!(
+            put(&frames[..2]),
+            Err(TransferError::Short { expected: 50, .. })
+        ));
         assert!(matches!(put(&frames[1..]), Err(TransferError::Version)));
         assert!(put(&[]).is_err());
         for at in [0, 5, 100, 20_000] {

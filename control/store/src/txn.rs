@@ -15,10 +15,20 @@ pub struct Txn {
 /// One step of a transaction.
 #[derive(Clone, Debug)]
 pub enum Change {
-    Put { key: Key, expect: Expect, object: Encoded },
-    Delete { key: Key, expect: Expect },
+    Put {
+        key: Key,
+        expect: Expect,
+        object: Encoded,
+    },
+    Delete {
+        key: Key,
+        expect: Expect,
+    },
     /// What the decision depended on and did not change.
-    Check { key: Key, expect: Expect },
+    Check {
+        key: Key,
+        expect: Expect,
+    },
 }
 
 /// What a key must hold for the transaction to happen. Compared with the state before the transaction.
@@ -36,17 +46,28 @@ impl Txn {
 
     /// Put `object` where nothing is yet.
     pub fn create(key: Key, object: Encoded) -> Self {
-        Txn::new().with(Change::Put { key, expect: Expect::Absent, object })
+        Txn::new().with(Change::Put {
+            key,
+            expect: Expect::Absent,
+            object,
+        })
     }
 
     /// Replace what was read at `revision`.
     pub fn update(key: Key, revision: Revision, object: Encoded) -> Self {
-        Txn::new().with(Change::Put { key, expect: Expect::At(revision), object })
+        Txn::new().with(Change::Put {
+            key,
+            expect: Expect::At(revision),
+            object,
+        })
     }
 
     /// Remove what was read at `revision`.
     pub fn delete(key: Key, revision: Revision) -> Self {
-        Txn::new().with(Change::Delete { key, expect: Expect::At(revision) })
+        Txn::new().with(Change::Delete {
+            key,
+            expect: Expect::At(revision),
+        })
     }
 
     #[must_use]
@@ -63,7 +84,12 @@ impl Txn {
 
     /// Bytes that this transaction takes in the log, about.
     pub(crate) fn cost(&self) -> usize {
-        self.changes.iter().map(|change| change.key().len() + change.object().map_or(0, |object| object.json.len()) + 32).sum()
+        self.changes
+            .iter()
+            .map(|change| {
+                change.key().len() + change.object().map_or(0, |object| object.json.len()) + 32
+            })
+            .sum()
     }
 }
 
@@ -76,7 +102,9 @@ impl Change {
 
     pub fn expect(&self) -> Expect {
         match self {
-            Change::Put { expect, .. } | Change::Delete { expect, .. } | Change::Check { expect, .. } => *expect,
+            Change::Put { expect, .. }
+            | Change::Delete { expect, .. }
+            | Change::Check { expect, .. } => *expect,
         }
     }
 

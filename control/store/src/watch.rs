@@ -51,7 +51,11 @@ pub struct RingLimits {
 
 impl Default for RingLimits {
     fn default() -> Self {
-        RingLimits { bytes: 16 << 20, age: Duration::from_secs(900), progress: Duration::from_secs(60) }
+        RingLimits {
+            bytes: 16 << 20,
+            age: Duration::from_secs(900),
+            progress: Duration::from_secs(60),
+        }
     }
 }
 
@@ -83,7 +87,14 @@ struct Past {
 
 impl Hub {
     pub fn new(limits: RingLimits, floor: Revision) -> Self {
-        Hub { limits, published: watch::Sender::new(floor), rings: RwLock::new(Rings { by_kind: BTreeMap::new(), floor }) }
+        Hub {
+            limits,
+            published: watch::Sender::new(floor),
+            rings: RwLock::new(Rings {
+                by_kind: BTreeMap::new(),
+                floor,
+            }),
+        }
     }
 
     pub fn published(&self) -> watch::Receiver<Revision> {
@@ -112,7 +123,11 @@ impl Hub {
         let mut rings = self.rings.write();
         rings.floor = revision;
         for ring in rings.by_kind.values() {
-            *ring.past.lock() = Past { events: VecDeque::new(), bytes: 0, floor: revision };
+            *ring.past.lock() = Past {
+                events: VecDeque::new(),
+                bytes: 0,
+                floor: revision,
+            };
         }
         show();
         self.published.send_replace(revision);
@@ -131,7 +146,12 @@ impl Hub {
 
     /// Bytes held by all rings.
     pub fn bytes(&self) -> usize {
-        self.rings.read().by_kind.values().map(|ring| ring.past.lock().bytes).sum()
+        self.rings
+            .read()
+            .by_kind
+            .values()
+            .map(|ring| ring.past.lock().bytes)
+            .sum()
     }
 
     fn ring(&self, prefix: &str) -> Arc<Ring> {
@@ -140,8 +160,21 @@ impl Hub {
         }
         let mut rings = self.rings.write();
         let floor = rings.floor;
-        let new = || Arc::new(Ring { wake: watch::Sender::new(()), past: Mutex::new(Past { events: VecDeque::new(), bytes: 0, floor }) });
-        rings.by_kind.entry(Arc::from(prefix)).or_insert_with(new).clone()
+        let new = || {
+            Arc::new(Ring {
+                wake: watch::Sender::new(()),
+                past: Mutex::new(Past {
+                    events: VecDeque::new(),
+                    bytes: 0,
+                    floor,
+                }),
+            })
+        };
+        rings
+            .by_kind
+            .entry(Arc::from(prefix))
+            .or_insert_with(new)
+            .clone()
     }
 
     /// The rings whose keys may lie in `range`, unless all of them were emptied past `position`.
@@ -154,7 +187,12 @@ impl Hub {
             let kind = KeyRange::prefix(prefix);
             kind.start < range.end && range.start < kind.end
         };
-        Ok(rings.by_kind.iter().filter(|(prefix, _)| meets(prefix)).map(|(_, ring)| ring.clone()).collect())
+        Ok(rings
+            .by_kind
+            .iter()
+            .filter(|(prefix, _)| meets(prefix))
+            .map(|(_, ring)| ring.clone())
+            .collect())
     }
 
     /// A cursor over `range` that begins after `after`, which this replica must have reached.
@@ -165,7 +203,15 @@ impl Hub {
             None => Wake::Any(self.published()),
         };
         let next_progress = Instant::now() + self.limits.progress;
-        let mut watch = Watch { hub: self.clone(), ring, wake, range, position: after, queue: VecDeque::new(), next_progress };
+        let mut watch = Watch {
+            hub: self.clone(),
+            ring,
+            wake,
+            range,
+            position: after,
+            queue: VecDeque::new(),
+            next_progress,
+        };
         match watch.fill() {
             Ok(()) => Ok(watch),
             Err(Gone) => Err(WatchError::Gone),
@@ -194,18 +240,33 @@ impl Past {
     }
 
     fn expire(&mut self, now: Instant, age: Duration) {
-        while self.events.front().is_some_and(|event| now.saturating_duration_since(event.seen) > age) {
+        while self
+            .events
+            .front()
+            .is_some_and(|event| now.saturating_duration_since(event.seen) > age)
+        {
             self.pop();
         }
     }
 
     /// At most `limit` scanned events after `after`, not past `until`; and how far the scan came.
-    fn read(&self, range: &KeyRange, after: Revision, until: Revision, limit: usize, into: &mut impl Extend<Arc<Event>>) -> Result<Revision, Gone> {
+    fn read(
+        &self,
+        range: &KeyRange,
+        after: Revision,
+        until: Revision,
+        limit: usize,
+        into: &mut impl Extend<Arc<Event>>,
+    ) -> Result<Revision, Gone> {
         if after < self.floor {
             return Err(Gone);
         }
         let first = self.events.partition_point(|event| event.revision <= after);
-        let scanned = self.events.range(first..).take(limit).take_while(|event| event.revision <= until);
+        let scanned = self
+            .events
+            .range(first..)
+            .take(limit)
+            .take_while(|event| event.revision <= until);
         let mut last = after;
         let mut count = 0;
         for event in scanned {
@@ -215,7 +276,11 @@ impl Past {
                 into.extend([event.clone()]);
             }
         }
-        Ok(if count == limit { last } else { until.max(after) })
+        Ok(if count == limit {
+            last
+        } else {
+            until.max(after)
+        })
     }
 }
 
@@ -284,7 +349,9 @@ impl Watch {
 
     /// Every change of the range up to here has been returned by `next`.
     pub fn progress(&self) -> Revision {
-        self.queue.front().map_or(self.position, |event| Revision(event.revision.0 - 1))
+        self.queue
+            .front()
+            .map_or(self.position, |event| Revision(event.revision.0 - 1))
     }
 
     fn ready(&mut self) -> Result<Option<WatchItem>, Gone> {
@@ -298,12 +365,24 @@ impl Watch {
         let until = *self.hub.published.borrow();
         while self.queue.is_empty() && self.position < until {
             self.position = match &self.ring {
-                Some(ring) => ring.past.lock().read(&self.range, self.position, until, READ_AHEAD, &mut self.queue)?,
+                Some(ring) => ring.past.lock().read(
+                    &self.range,
+                    self.position,
+                    until,
+                    READ_AHEAD,
+                    &mut self.queue,
+                )?,
                 None => {
                     let rings = self.hub.rings_of(&self.range, self.position)?;
                     let mut events: Vec<Arc<Event>> = Vec::new();
                     for ring in rings {
-                        ring.past.lock().read(&self.range, self.position, until, usize::MAX, &mut events)?;
+                        ring.past.lock().read(
+                            &self.range,
+                            self.position,
+                            until,
+                            usize::MAX,
+                            &mut events,
+                        )?;
                     }
                     events.sort_by_key(|event| event.revision);
                     self.queue.extend(events);
@@ -313,7 +392,9 @@ impl Watch {
         }
         // A ring that was emptied ahead of this cursor ends it even when nothing new came.
         match &self.ring {
-            Some(ring) if self.queue.is_empty() && self.position < ring.past.lock().floor => Err(Gone),
+            Some(ring) if self.queue.is_empty() && self.position < ring.past.lock().floor => {
+                Err(Gone)
+            }
             _ => Ok(()),
         }
     }
@@ -328,15 +409,37 @@ mod tests {
 
     fn publish(hub: &Hub, revision: u64) {
         let object = Encoded::new(r#"{"metadata":{"name":"a"}}"#).unwrap();
-        let entry = Arc::new(Entry::new(Key::from("/registry/core/pods/a/a"), Revision(revision), &object));
-        hub.publish(vec![Arc::new(Event::new(EventKind::Modified, entry, None, Instant::now()))], Revision(revision), || ());
+        let entry = Arc::new(Entry::new(
+            Key::from("/registry/core/pods/a/a"),
+            Revision(revision),
+            &object,
+        ));
+        hub.publish(
+            vec![Arc::new(Event::new(
+                EventKind::Modified,
+                entry,
+                None,
+                Instant::now(),
+            ))],
+            Revision(revision),
+            || (),
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn old_events_go_and_those_who_have_not_read_them_are_told() {
-        let hub = Arc::new(Hub::new(RingLimits { age: Duration::from_secs(10), ..RingLimits::default() }, Revision(5)));
+        let hub = Arc::new(Hub::new(
+            RingLimits {
+                age: Duration::from_secs(10),
+                ..RingLimits::default()
+            },
+            Revision(5),
+        ));
         let pods = KeyRange::prefix("/registry/core/pods/");
-        assert!(matches!(hub.watch(pods.clone(), Revision(4)), Err(WatchError::Gone)));
+        assert!(matches!(
+            hub.watch(pods.clone(), Revision(4)),
+            Err(WatchError::Gone)
+        ));
         let mut behind = hub.watch(pods.clone(), Revision(5)).unwrap();
         publish(&hub, 6);
         tokio::time::advance(Duration::from_secs(8)).await;
@@ -345,7 +448,10 @@ mod tests {
         tokio::time::advance(Duration::from_secs(8)).await;
         hub.expire(Instant::now());
         assert_eq!(behind.try_next().unwrap_err(), Gone);
-        assert_eq!(reader.try_next().unwrap().map(|event| event.revision), Some(Revision(7)));
+        assert_eq!(
+            reader.try_next().unwrap().map(|event| event.revision),
+            Some(Revision(7))
+        );
         tokio::time::advance(Duration::from_secs(8)).await;
         hub.expire(Instant::now());
         // It has read everything, so nothing is gone for it.

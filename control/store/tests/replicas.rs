@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use caravel_api::{Encoded, Key, KeyRange, Revision};
-use caravel_store::{BackendKind, Change, CommitError, Expect, Gone, Limits, Links, Store, StoreConfig, Timing, Txn, WatchItem};
+use caravel_store::{
+    BackendKind, Change, CommitError, Expect, Gone, Limits, Links, Store, StoreConfig, Timing, Txn,
+    WatchItem,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 struct Cluster {
@@ -18,7 +21,11 @@ fn key(name: &str) -> Key {
 
 fn put(name: &str, expect: Expect) -> Txn {
     let object = Encoded::new(format!(r#"{{"metadata":{{"name":"{name}"}}}}"#)).unwrap();
-    Txn::new().with(Change::Put { key: key(name), expect, object })
+    Txn::new().with(Change::Put {
+        key: key(name),
+        expect,
+        object,
+    })
 }
 
 impl Cluster {
@@ -26,11 +33,23 @@ impl Cluster {
         let links = Links::default();
         let mut stores = BTreeMap::new();
         for id in 1..=3 {
-            let store = Store::open_with(StoreConfig { node_id: id, bootstrap: false, ..config(id) }, links.transport(id)).await.unwrap();
+            let store = Store::open_with(
+                StoreConfig {
+                    node_id: id,
+                    bootstrap: false,
+                    ..config(id)
+                },
+                links.transport(id),
+            )
+            .await
+            .unwrap();
             links.join(id, store.peer());
             stores.insert(id, store);
         }
-        let members = stores.keys().map(|id| (*id, format!("server-{id}"))).collect();
+        let members = stores
+            .keys()
+            .map(|id| (*id, format!("server-{id}")))
+            .collect();
         stores[&1].form(members).await.unwrap();
         Cluster { links, stores }
     }
@@ -39,7 +58,10 @@ impl Cluster {
     async fn leader(&self, but: Option<u64>) -> u64 {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let leading = self.stores.iter().find(|(id, store)| Some(**id) != but && store.leadership().borrow().is_some());
+            let leading = self
+                .stores
+                .iter()
+                .find(|(id, store)| Some(**id) != but && store.leadership().borrow().is_some());
             if let Some((id, _)) = leading {
                 return *id;
             }
@@ -58,7 +80,9 @@ impl Cluster {
         loop {
             match self.stores[&on].commit(txn.clone()).await {
                 Ok(committed) => return committed.revision,
-                Err(CommitError::NoQuorum | CommitError::Unknown) if Instant::now() < deadline => sleep(Duration::from_millis(20)).await,
+                Err(CommitError::NoQuorum | CommitError::Unknown) if Instant::now() < deadline => {
+                    sleep(Duration::from_millis(20)).await
+                }
                 Err(error) => panic!("{error}"),
             }
         }
@@ -66,7 +90,10 @@ impl Cluster {
 
     async fn all_reach(&self, revision: Revision) {
         for store in self.stores.values() {
-            store.at_least(revision, Instant::now() + Duration::from_secs(30)).await.unwrap();
+            store
+                .at_least(revision, Instant::now() + Duration::from_secs(30))
+                .await
+                .unwrap();
         }
     }
 }
@@ -82,7 +109,10 @@ fn quick() -> Timing {
 }
 
 fn in_memory(_: u64) -> StoreConfig {
-    StoreConfig { timing: quick(), ..StoreConfig::memory() }
+    StoreConfig {
+        timing: quick(),
+        ..StoreConfig::memory()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,20 +120,38 @@ async fn any_replica_takes_writes_and_current_reads() {
     let cluster = Cluster::new(in_memory).await;
     let leader = cluster.leader(None).await;
     let follower = cluster.follower(leader);
-    let mut watch = follower.watch(KeyRange::all(), follower.snapshot().revision()).await.unwrap();
+    let mut watch = follower
+        .watch(KeyRange::all(), follower.snapshot().revision())
+        .await
+        .unwrap();
     let committed = follower.commit(put("a", Expect::Absent)).await.unwrap();
-    assert_eq!(follower.commit(put("a", Expect::Absent)).await, Err(CommitError::Conflict(key("a"), committed.revision)));
-    let written = cluster.stores[&leader].commit(put("b", Expect::Absent)).await.unwrap();
+    assert_eq!(
+        follower.commit(put("a", Expect::Absent)).await,
+        Err(CommitError::Conflict(key("a"), committed.revision))
+    );
+    let written = cluster.stores[&leader]
+        .commit(put("b", Expect::Absent))
+        .await
+        .unwrap();
     assert!(follower.fresh_snapshot().await.unwrap().revision() >= written.revision);
     for name in ["a", "b"] {
-        let item = timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
+        let item = timeout(Duration::from_secs(10), watch.next())
+            .await
+            .unwrap()
+            .unwrap();
         assert!(matches!(item, WatchItem::Event(event) if event.entry.meta.name == name));
     }
     cluster.all_reach(written.revision).await;
     // Only the leader acts.
     let epoch = cluster.stores[&leader].leadership().borrow().unwrap();
-    assert_eq!(follower.commit_under(epoch, put("c", Expect::Absent)).await, Err(CommitError::Deposed));
-    cluster.stores[&leader].commit_under(epoch, put("c", Expect::Absent)).await.unwrap();
+    assert_eq!(
+        follower.commit_under(epoch, put("c", Expect::Absent)).await,
+        Err(CommitError::Deposed)
+    );
+    cluster.stores[&leader]
+        .commit_under(epoch, put("c", Expect::Absent))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,15 +163,26 @@ async fn a_cut_off_leader_is_replaced_and_loses_nothing_acknowledged() {
         let epoch = cluster.stores[&old].leadership().borrow().unwrap();
         for n in 0..10 {
             let name = format!("r{round}n{n}");
-            acknowledged.push((name.clone(), cluster.commit(1 + n % 3, put(&name, Expect::Any)).await));
+            acknowledged.push((
+                name.clone(),
+                cluster.commit(1 + n % 3, put(&name, Expect::Any)).await,
+            ));
         }
         cluster.links.isolate(old);
         let new = cluster.leader(Some(old)).await;
         let reign = cluster.stores[&new].leadership().borrow().unwrap();
         assert!(reign > epoch);
         // The old leader acknowledges nothing any more, and says that it does not know.
-        let lost = cluster.stores[&old].commit_under(epoch, put("ghost", Expect::Any)).await;
-        assert!(matches!(lost, Err(CommitError::Unknown | CommitError::NoQuorum | CommitError::Deposed)), "{lost:?}");
+        let lost = cluster.stores[&old]
+            .commit_under(epoch, put("ghost", Expect::Any))
+            .await;
+        assert!(
+            matches!(
+                lost,
+                Err(CommitError::Unknown | CommitError::NoQuorum | CommitError::Deposed)
+            ),
+            "{lost:?}"
+        );
         assert!(cluster.stores[&old].fresh_snapshot().await.is_err());
         let name = format!("r{round}-after");
         let revision = cluster.commit(new, put(&name, Expect::Any)).await;
@@ -136,7 +195,11 @@ async fn a_cut_off_leader_is_replaced_and_loses_nothing_acknowledged() {
     for (id, store) in &cluster.stores {
         let snapshot = store.snapshot();
         for (name, revision) in &acknowledged {
-            assert_eq!(snapshot.entry(&key(name)).map(|entry| entry.revision), Some(*revision), "{name} on {id}");
+            assert_eq!(
+                snapshot.entry(&key(name)).map(|entry| entry.revision),
+                Some(*revision),
+                "{name} on {id}"
+            );
         }
         assert!(snapshot.entry(&key("ghost")).is_none());
     }
@@ -145,39 +208,82 @@ async fn a_cut_off_leader_is_replaced_and_loses_nothing_acknowledged() {
 #[tokio::test]
 async fn one_that_was_long_away_catches_up_by_a_snapshot() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { log_entries: 10, snapshot_every: 20, tail_bytes: 2_000, ..Limits::default() };
+    let limits = Limits {
+        log_entries: 10,
+        snapshot_every: 20,
+        tail_bytes: 2_000,
+        ..Limits::default()
+    };
     let config = |id: u64| {
         let own = dir.path().join(id.to_string());
-        StoreConfig { timing: quick(), limits, backend: BackendKind::Sled, ..StoreConfig::single(own.join("data"), own.join("keys")) }
+        StoreConfig {
+            timing: quick(),
+            limits,
+            backend: BackendKind::Sled,
+            ..StoreConfig::single(own.join("data"), own.join("keys"))
+        }
     };
     let mut cluster = Cluster::new(config).await;
     let leader = cluster.leader(None).await;
     let away = leader % 3 + 1;
     let before = cluster.commit(leader, put("before", Expect::Any)).await;
     cluster.all_reach(before).await;
-    let mut watch = cluster.stores[&away].watch(KeyRange::all(), before).await.unwrap();
+    let mut watch = cluster.stores[&away]
+        .watch(KeyRange::all(), before)
+        .await
+        .unwrap();
     cluster.links.isolate(away);
     let mut last = before;
     for n in 0..700 {
-        last = cluster.commit(leader, put(&format!("n{}", n % 60), Expect::Any)).await;
+        last = cluster
+            .commit(leader, put(&format!("n{}", n % 60), Expect::Any))
+            .await;
     }
     cluster.links.heal();
-    let last = cluster.commit(leader, put("after", Expect::Any)).await.max(last);
+    let last = cluster
+        .commit(leader, put("after", Expect::Any))
+        .await
+        .max(last);
     cluster.all_reach(last).await;
-    let expected: Vec<(Key, Revision)> = cluster.stores[&leader].snapshot().list(&KeyRange::all()).map(|entry| (entry.key.clone(), entry.revision)).collect();
-    let found = |store: &Store| store.snapshot().list(&KeyRange::all()).map(|entry| (entry.key.clone(), entry.revision)).collect::<Vec<_>>();
+    let expected: Vec<(Key, Revision)> = cluster.stores[&leader]
+        .snapshot()
+        .list(&KeyRange::all())
+        .map(|entry| (entry.key.clone(), entry.revision))
+        .collect();
+    let found = |store: &Store| {
+        store
+            .snapshot()
+            .list(&KeyRange::all())
+            .map(|entry| (entry.key.clone(), entry.revision))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(found(&cluster.stores[&away]), expected);
     // What lay between was not seen, and the watch says so.
-    assert!(matches!(timeout(Duration::from_secs(10), watch.next()).await, Ok(Err(Gone))));
+    assert!(matches!(
+        timeout(Duration::from_secs(10), watch.next()).await,
+        Ok(Err(Gone))
+    ));
     // And it is on its disk.
     let store = cluster.stores.remove(&away).unwrap();
     cluster.links.leave(away);
     store.shutdown().await;
     drop(store);
-    let store = Store::open_with(StoreConfig { node_id: away, bootstrap: false, ..config(away) }, cluster.links.transport(away)).await.unwrap();
+    let store = Store::open_with(
+        StoreConfig {
+            node_id: away,
+            bootstrap: false,
+            ..config(away)
+        },
+        cluster.links.transport(away),
+    )
+    .await
+    .unwrap();
     assert!(store.snapshot().count(&KeyRange::all()) >= 60);
     cluster.links.join(away, store.peer());
-    store.at_least(last, Instant::now() + Duration::from_secs(30)).await.unwrap();
+    store
+        .at_least(last, Instant::now() + Duration::from_secs(30))
+        .await
+        .unwrap();
     assert_eq!(found(&store), expected);
     store.shutdown().await;
     for store in cluster.stores.values() {

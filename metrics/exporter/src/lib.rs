@@ -40,8 +40,13 @@ impl Registry {
     ///
     /// # Errors
     /// When a metric of the same name and labels exists already.
-    pub fn register(&self, collector: impl prometheus::core::Collector + 'static) -> Result<(), MetricsError> {
-        self.0.register(Box::new(collector)).map_err(MetricsError::Register)
+    pub fn register(
+        &self,
+        collector: impl prometheus::core::Collector + 'static,
+    ) -> Result<(), MetricsError> {
+        self.0
+            .register(Box::new(collector))
+            .map_err(MetricsError::Register)
     }
 
     /// Everything as Prometheus text (version 0.0.4), with the process's own figures.
@@ -53,7 +58,9 @@ impl Registry {
         families.extend(process::families());
         families.retain(|family| !family.get_metric().is_empty());
         let mut out = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&families, &mut out).map_err(MetricsError::Encode)?;
+        TextEncoder::new()
+            .encode(&families, &mut out)
+            .map_err(MetricsError::Encode)?;
         Ok(out)
     }
 }

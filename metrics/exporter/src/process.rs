@@ -11,12 +11,22 @@ const PAGE: f64 = 4096.0;
 
 pub(crate) fn families() -> Vec<MetricFamily> {
     let mut out = Vec::new();
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return out };
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return out;
+    };
     // The command name in parentheses may hold spaces: fields are counted after its end.
-    let Some((_, rest)) = stat.rsplit_once(')') else { return out };
-    let fields: Vec<f64> = rest.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
+    let Some((_, rest)) = stat.rsplit_once(')') else {
+        return out;
+    };
+    let fields: Vec<f64> = rest
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0.0))
+        .collect();
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0.0);
-    if let Ok(counter) = Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.") {
+    if let Ok(counter) = Counter::new(
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+    ) {
         counter.inc_by((field(14) + field(15)) / TICKS);
         out.extend(counter.collect());
     }
@@ -26,8 +36,16 @@ pub(crate) fn families() -> Vec<MetricFamily> {
             out.extend(gauge.collect());
         }
     };
-    gauge("process_resident_memory_bytes", "Resident memory size in bytes.", field(24) * PAGE);
-    gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", field(23));
+    gauge(
+        "process_resident_memory_bytes",
+        "Resident memory size in bytes.",
+        field(24) * PAGE,
+    );
+    gauge(
+        "process_virtual_memory_bytes",
+        "Virtual memory size in bytes.",
+        field(23),
+    );
     if let Some(boot) = boot_time() {
         gauge(
             "process_start_time_seconds",
@@ -37,12 +55,20 @@ pub(crate) fn families() -> Vec<MetricFamily> {
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
         #[allow(clippy::cast_precision_loss)]
-        gauge("process_open_fds", "Number of open file descriptors.", files.count() as f64);
+        gauge(
+            "process_open_fds",
+            "Number of open file descriptors.",
+            files.count() as f64,
+        );
     }
     out
 }
 
 fn boot_time() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
 }

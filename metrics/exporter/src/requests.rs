@@ -38,8 +38,8 @@ pub struct Observation<'a> {
 }
 
 const BUCKETS: &[f64] = &[
-    0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
-    30.0, 45.0, 60.0,
+    0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0,
+    8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ];
 
 impl RequestMetrics {
@@ -122,7 +122,11 @@ impl RequestMetrics {
     /// Counts a request in flight until the guard is dropped.
     #[must_use]
     pub fn in_flight(&self, mutating: bool) -> Guard {
-        Guard::new(self.inflight.with_label_values(&[if mutating { "mutating" } else { "readOnly" }]))
+        Guard::new(self.inflight.with_label_values(&[if mutating {
+            "mutating"
+        } else {
+            "readOnly"
+        }]))
     }
 
     /// Counts a watch (or another long-running request) until the guard is dropped.

@@ -31,8 +31,15 @@ pub fn upstreams_from(resolv_conf: &str, own: &[IpAddr]) -> Vec<SocketAddr> {
 ///
 /// # Errors
 /// The last resolver's failure, or `NotFound` where there is none to ask.
-pub(crate) async fn forward(question: &[u8], upstreams: &[SocketAddr], stream: bool) -> io::Result<Message> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no upstream resolver is configured");
+pub(crate) async fn forward(
+    question: &[u8],
+    upstreams: &[SocketAddr],
+    stream: bool,
+) -> io::Result<Message> {
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        "no upstream resolver is configured",
+    );
     for upstream in upstreams.iter().take(MOST) {
         let asked = async {
             match stream {
@@ -43,7 +50,12 @@ pub(crate) async fn forward(question: &[u8], upstreams: &[SocketAddr], stream: b
         match timeout(PATIENCE, asked).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => last = error,
-            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{upstream} did not answer")),
+            Err(_) => {
+                last = io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{upstream} did not answer"),
+                )
+            }
         }
     }
     Err(last)
@@ -82,7 +94,10 @@ mod tests {
     fn reads_resolv_conf() {
         let text = "# x\nnameserver 10.0.0.2\nsearch a.b\nnameserver 10.43.0.10\n nameserver ::1\noptions ndots:5\nnameserver nonsense\n";
         let own = ["10.43.0.10".parse().unwrap()];
-        let found: Vec<String> = upstreams_from(text, &own).iter().map(ToString::to_string).collect();
+        let found: Vec<String> = upstreams_from(text, &own)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(found, ["10.0.0.2:53", "[::1]:53"]);
     }
 }

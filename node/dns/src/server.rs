@@ -57,15 +57,26 @@ pub enum DnsError {
 /// When an address cannot be listened on.
 pub async fn run(config: DnsConfig, shutdown: impl Future<Output = ()>) -> Result<(), DnsError> {
     let current = Current::default();
-    let handler = Handler { current: current.clone(), domain: config.domain.clone(), upstreams: config.upstreams.clone() };
+    let handler = Handler {
+        current: current.clone(),
+        domain: config.domain.clone(),
+        upstreams: config.upstreams.clone(),
+    };
     let mut server = Server::new(handler);
     for address in &config.listen {
-        let listen = |source| DnsError::Listen { address: *address, source };
+        let listen = |source| DnsError::Listen {
+            address: *address,
+            source,
+        };
         let udp = socket(*address, Type::DGRAM).map_err(listen)?;
         server.register_socket(tokio::net::UdpSocket::from_std(udp.into()).map_err(listen)?);
         let tcp = socket(*address, Type::STREAM).map_err(listen)?;
         tcp.listen(128).map_err(listen)?;
-        server.register_listener(tokio::net::TcpListener::from_std(tcp.into()).map_err(listen)?, TCP_PATIENCE, 64);
+        server.register_listener(
+            tokio::net::TcpListener::from_std(tcp.into()).map_err(listen)?,
+            TCP_PATIENCE,
+            64,
+        );
     }
     let following = tasks::follow(follow(config.client, config.domain, current));
     let ended = tokio::select! {
@@ -106,7 +117,11 @@ struct Reply {
 
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut out: R,
+    ) -> ResponseInfo {
         let reply = self.reply(request).await;
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = reply.code.unwrap_or(ResponseCode::NoError);
@@ -124,9 +139,14 @@ impl RequestHandler for Handler {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "cannot answer");
-                let mut failed = Metadata::new(request.metadata.id, MessageType::Response, OpCode::Query);
+                let mut failed =
+                    Metadata::new(request.metadata.id, MessageType::Response, OpCode::Query);
                 failed.response_code = ResponseCode::ServFail;
-                hickory_proto::op::Header { metadata: failed, counts: Default::default() }.into()
+                hickory_proto::op::Header {
+                    metadata: failed,
+                    counts: Default::default(),
+                }
+                .into()
             }
         }
     }
@@ -134,11 +154,16 @@ impl RequestHandler for Handler {
 
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
-        let failed = |code| Reply { code: Some(code), ..Reply::default() };
+        let failed = |code| Reply {
+            code: Some(code),
+            ..Reply::default()
+        };
         if request.metadata.op_code != OpCode::Query {
             return failed(ResponseCode::NotImp);
         }
-        let Ok(info) = request.request_info() else { return failed(ResponseCode::FormErr) };
+        let Ok(info) = request.request_info() else {
+            return failed(ResponseCode::FormErr);
+        };
         let question = Name::from(info.query.name().clone());
         let name = question.to_ascii().trim_end_matches('.').to_lowercase();
         let stream = request.protocol() != Protocol::Udp;
@@ -152,13 +177,22 @@ impl Handler {
         match zone.answer(&name, asked(info.query.query_type())) {
             Answer::NotOurs => self.pass_on(request.as_slice(), stream).await,
             Answer::Found(data) => {
-                let mut answers: Vec<Record> = data.iter().filter_map(|d| record(&question, d)).collect();
+                let mut answers: Vec<Record> =
+                    data.iter().filter_map(|d| record(&question, d)).collect();
                 if let [Data::Cname(target)] = &data[..] {
                     answers.extend(self.chase(target, info.query.query_type()).await);
                 }
-                Reply { authoritative: true, answers, ..Reply::default() }
+                Reply {
+                    authoritative: true,
+                    answers,
+                    ..Reply::default()
+                }
             }
-            Answer::NoData => Reply { authoritative: true, authorities: self.soa(), ..Reply::default() },
+            Answer::NoData => Reply {
+                authoritative: true,
+                authorities: self.soa(),
+                ..Reply::default()
+            },
             Answer::NoName => Reply {
                 code: Some(ResponseCode::NXDomain),
                 authoritative: true,
@@ -179,14 +213,19 @@ impl Handler {
             },
             Err(error) => {
                 tracing::debug!(%error, "no resolver answered");
-                Reply { code: Some(ResponseCode::ServFail), ..Reply::default() }
+                Reply {
+                    code: Some(ResponseCode::ServFail),
+                    ..Reply::default()
+                }
             }
         }
     }
 
     /// Addresses behind an ExternalName, so that simple clients need not ask again.
     async fn chase(&self, target: &str, kind: RecordType) -> Vec<Record> {
-        let Ok(name) = Name::from_ascii(format!("{target}.")) else { return vec![] };
+        let Ok(name) = Name::from_ascii(format!("{target}.")) else {
+            return vec![];
+        };
         if let Some(zone) = self.current.get()
             && let Answer::Found(data) = zone.answer(&target.to_lowercase(), asked(kind))
         {
@@ -204,12 +243,18 @@ impl Handler {
     /// The record that tells how long a denial may be kept.
     fn soa(&self) -> Vec<Record> {
         let name = |text: String| Name::from_ascii(text);
-        let (Ok(zone), Ok(server), Ok(mail)) =
-            (name(format!("{}.", self.domain)), name(format!("ns.dns.{}.", self.domain)), name(format!("hostmaster.{}.", self.domain)))
-        else {
+        let (Ok(zone), Ok(server), Ok(mail)) = (
+            name(format!("{}.", self.domain)),
+            name(format!("ns.dns.{}.", self.domain)),
+            name(format!("hostmaster.{}.", self.domain)),
+        ) else {
             return vec![];
         };
-        vec![Record::from_rdata(zone, TTL, RData::SOA(SOA::new(server, mail, 1, 7200, 1800, 86400, TTL)))]
+        vec![Record::from_rdata(
+            zone,
+            TTL,
+            RData::SOA(SOA::new(server, mail, 1, 7200, 1800, 86400, TTL)),
+        )]
     }
 }
 

@@ -32,8 +32,14 @@ pub(crate) async fn follow(client: kube::Client, domain: String, current: Curren
     let (services, service_writer) = reflector::store::<Service>();
     let (slices, slice_writer) = reflector::store::<EndpointSlice>();
     let watch = || watcher::Config::default();
-    let mut service_events = watcher(Api::all(client.clone()), watch()).default_backoff().reflect(service_writer).boxed();
-    let mut slice_events = watcher(Api::all(client), watch()).default_backoff().reflect(slice_writer).boxed();
+    let mut service_events = watcher(Api::all(client.clone()), watch())
+        .default_backoff()
+        .reflect(service_writer)
+        .boxed();
+    let mut slice_events = watcher(Api::all(client), watch())
+        .default_backoff()
+        .reflect(slice_writer)
+        .boxed();
     let mut listed = (false, false);
     loop {
         let done = |event: &watcher::Event<_>| matches!(event, watcher::Event::InitDone);
@@ -60,7 +66,11 @@ pub(crate) async fn follow(client: kube::Client, domain: String, current: Curren
         }
         if listed == (true, true) {
             let (services, slices) = (services.state(), slices.state());
-            let zone = Zone::build(&domain, services.iter().map(AsRef::as_ref), slices.iter().map(AsRef::as_ref));
+            let zone = Zone::build(
+                &domain,
+                services.iter().map(AsRef::as_ref),
+                slices.iter().map(AsRef::as_ref),
+            );
             *current.0.write() = Some(Arc::new(zone));
         }
     }

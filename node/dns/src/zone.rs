@@ -89,7 +89,10 @@ impl Zone {
         services: impl IntoIterator<Item = &'a Service>,
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
     ) -> Self {
-        let mut zone = Self { domain: domain.to_lowercase(), ..Self::default() };
+        let mut zone = Self {
+            domain: domain.to_lowercase(),
+            ..Self::default()
+        };
         for service in services {
             zone.add_service(service);
         }
@@ -100,9 +103,11 @@ impl Zone {
     }
 
     fn add_service(&mut self, service: &Service) {
-        let (Some(namespace), Some(name), Some(spec)) =
-            (&service.metadata.namespace, &service.metadata.name, &service.spec)
-        else {
+        let (Some(namespace), Some(name), Some(spec)) = (
+            &service.metadata.namespace,
+            &service.metadata.name,
+            &service.spec,
+        ) else {
             return;
         };
         let full = format!("{name}.{namespace}.svc.{}", self.domain);
@@ -128,34 +133,56 @@ impl Zone {
                 .flatten()
                 .filter_map(|p| {
                     let protocol = p.protocol.as_deref().unwrap_or("TCP").to_lowercase();
-                    Some((p.name.clone().unwrap_or_default(), protocol, u16::try_from(p.port).ok()?))
+                    Some((
+                        p.name.clone().unwrap_or_default(),
+                        protocol,
+                        u16::try_from(p.port).ok()?,
+                    ))
                 })
                 .collect();
         }
         self.namespaces.insert(namespace.clone());
-        self.services.insert((namespace.clone(), name.clone()), named);
+        self.services
+            .insert((namespace.clone(), name.clone()), named);
     }
 
     fn add_slice(&mut self, slice: &EndpointSlice) {
-        let owner = slice.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
-        let (Some(namespace), Some(name)) = (&slice.metadata.namespace, owner) else { return };
-        let Some(named) = self.services.get_mut(&(namespace.clone(), name.clone())) else { return };
+        let owner = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|l| l.get("kubernetes.io/service-name"));
+        let (Some(namespace), Some(name)) = (&slice.metadata.namespace, owner) else {
+            return;
+        };
+        let Some(named) = self.services.get_mut(&(namespace.clone(), name.clone())) else {
+            return;
+        };
         if !named.headless {
             return;
         }
         for port in slice.ports.iter().flatten() {
             if let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) {
                 let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
-                named.ports.insert((port.name.clone().unwrap_or_default(), protocol, number));
+                named
+                    .ports
+                    .insert((port.name.clone().unwrap_or_default(), protocol, number));
             }
         }
         for endpoint in slice.endpoints.iter().flatten() {
             if endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(false) {
                 continue;
             }
-            for ip in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
+            for ip in endpoint
+                .addresses
+                .iter()
+                .filter_map(|a| a.parse::<IpAddr>().ok())
+            {
                 let host = endpoint.hostname.clone().unwrap_or_else(|| dashed(ip));
-                self.pointers.entry(ip).or_default().push(format!("{host}.{name}.{namespace}.svc.{}", self.domain));
+                self.pointers
+                    .entry(ip)
+                    .or_default()
+                    .push(format!("{host}.{name}.{namespace}.svc.{}", self.domain));
                 if !named.addresses.contains(&ip) {
                     named.addresses.push(ip);
                 }
@@ -168,7 +195,9 @@ impl Zone {
     pub fn answer(&self, name: &str, asked: Asked) -> Answer {
         if let Some(ip) = reverse(name) {
             return match self.pointers.get(&ip) {
-                Some(names) if asked == Asked::Ptr => Answer::Found(names.iter().cloned().map(Data::Ptr).collect()),
+                Some(names) if asked == Asked::Ptr => {
+                    Answer::Found(names.iter().cloned().map(Data::Ptr).collect())
+                }
                 Some(_) => Answer::NoData,
                 None => Answer::NotOurs,
             };
@@ -197,14 +226,25 @@ impl Zone {
                 Some(named) => self.service_answer(named, name, namespace, asked),
                 None => Answer::NoName,
             },
-            [port, protocol, name, namespace, "svc"] if port.starts_with('_') && protocol.starts_with('_') => {
+            [port, protocol, name, namespace, "svc"]
+                if port.starts_with('_') && protocol.starts_with('_') =>
+            {
                 match self.service(namespace, name) {
-                    Some(named) => self.srv(named, name, namespace, Some((&port[1..], &protocol[1..])), asked),
+                    Some(named) => self.srv(
+                        named,
+                        name,
+                        namespace,
+                        Some((&port[1..], &protocol[1..])),
+                        asked,
+                    ),
                     None => Answer::NoName,
                 }
             }
             [host, name, namespace, "svc"] => {
-                match self.service(namespace, name).and_then(|named| named.hosts.get(host)) {
+                match self
+                    .service(namespace, name)
+                    .and_then(|named| named.hosts.get(host))
+                {
                     Some(ips) => addresses(ips, asked),
                     None => Answer::NoName,
                 }
@@ -230,7 +270,14 @@ impl Zone {
         }
     }
 
-    fn srv(&self, named: &Named, name: &str, namespace: &str, wanted: Option<(&str, &str)>, asked: Asked) -> Answer {
+    fn srv(
+        &self,
+        named: &Named,
+        name: &str,
+        namespace: &str,
+        wanted: Option<(&str, &str)>,
+        asked: Asked,
+    ) -> Answer {
         let ports: Vec<u16> = named
             .ports
             .iter()
@@ -245,13 +292,22 @@ impl Zone {
         }
         let base = format!("{name}.{namespace}.svc.{}", self.domain);
         let mut targets: Vec<String> = match named.headless {
-            true => named.hosts.keys().map(|host| format!("{host}.{base}")).collect(),
+            true => named
+                .hosts
+                .keys()
+                .map(|host| format!("{host}.{base}"))
+                .collect(),
             false => vec![base],
         };
         targets.sort();
         let records = targets
             .iter()
-            .flat_map(|target| ports.iter().map(|port| Data::Srv { port: *port, target: target.clone() }))
+            .flat_map(|target| {
+                ports.iter().map(|port| Data::Srv {
+                    port: *port,
+                    target: target.clone(),
+                })
+            })
             .collect();
         Answer::Found(records)
     }
@@ -284,18 +340,32 @@ fn dashed(ip: IpAddr) -> String {
 }
 
 fn undashed(label: &str) -> Option<IpAddr> {
-    let v4 = label.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
-    v4.or_else(|| label.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::V6))
+    let v4 = label
+        .replace('-', ".")
+        .parse::<Ipv4Addr>()
+        .ok()
+        .map(IpAddr::V4);
+    v4.or_else(|| {
+        label
+            .replace('-', ":")
+            .parse::<Ipv6Addr>()
+            .ok()
+            .map(IpAddr::V6)
+    })
 }
 
 /// The address that a name under `in-addr.arpa` or `ip6.arpa` asks about.
 fn reverse(name: &str) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
         let parts: Vec<&str> = rest.rsplit('.').collect();
-        return (parts.len() == 4).then(|| parts.join(".").parse().ok()).flatten();
+        return (parts.len() == 4)
+            .then(|| parts.join(".").parse().ok())
+            .flatten();
     }
     let digits: String = name.strip_suffix(".ip6.arpa")?.rsplit('.').collect();
-    let bits = (digits.len() == 32).then(|| u128::from_str_radix(&digits, 16).ok()).flatten()?;
+    let bits = (digits.len() == 32)
+        .then(|| u128::from_str_radix(&digits, 16).ok())
+        .flatten()?;
     Some(IpAddr::V6(Ipv6Addr::from(bits)))
 }
 
@@ -353,9 +423,17 @@ mod tests {
             ("db-0.db.ns.svc.cluster.local", A, "10.42.1.3"),
             ("10-42-1-4.db.ns.svc.cluster.local", A, "10.42.1.4"),
             ("10-42-1-5.db.ns.svc.cluster.local", A, "NoName"),
-            ("_http._tcp.web.ns.svc.cluster.local", Srv, "web.ns.svc.cluster.local:80"),
+            (
+                "_http._tcp.web.ns.svc.cluster.local",
+                Srv,
+                "web.ns.svc.cluster.local:80",
+            ),
             ("_http._udp.web.ns.svc.cluster.local", Srv, "NoName"),
-            ("_sql._tcp.db.ns.svc.cluster.local", Srv, "10-42-1-4.db.ns.svc.cluster.local:5432 db-0.db.ns.svc.cluster.local:5432"),
+            (
+                "_sql._tcp.db.ns.svc.cluster.local",
+                Srv,
+                "10-42-1-4.db.ns.svc.cluster.local:5432 db-0.db.ns.svc.cluster.local:5432",
+            ),
             ("ext.ns.svc.cluster.local", A, "cname example.org"),
             ("10-42-7-7.ns.pod.cluster.local", A, "10.42.7.7"),
             ("nonsense.ns.pod.cluster.local", A, "NoName"),
@@ -363,8 +441,16 @@ mod tests {
             ("other.svc.cluster.local", A, "NoName"),
             ("cluster.local", A, "NoData"),
             ("dns-version.cluster.local", Txt, "1.1.0"),
-            ("5.0.43.10.in-addr.arpa", Ptr, "ptr web.ns.svc.cluster.local"),
-            ("3.1.42.10.in-addr.arpa", Ptr, "ptr db-0.db.ns.svc.cluster.local"),
+            (
+                "5.0.43.10.in-addr.arpa",
+                Ptr,
+                "ptr web.ns.svc.cluster.local",
+            ),
+            (
+                "3.1.42.10.in-addr.arpa",
+                Ptr,
+                "ptr db-0.db.ns.svc.cluster.local",
+            ),
             ("9.9.9.9.in-addr.arpa", Ptr, "NotOurs"),
             ("www.example.org", A, "NotOurs"),
             ("notcluster.local", A, "NotOurs"),

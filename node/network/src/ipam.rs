@@ -39,20 +39,35 @@ pub struct Ipam {
 impl Ipam {
     /// Opens the book in `dir`, forgetting entries that lie outside `range`.
     pub fn open(dir: &Path, range: Ipv4Net) -> Result<Self, IpamError> {
-        let io = |source| IpamError::Io { path: dir.to_owned(), source };
+        let io = |source| IpamError::Io {
+            path: dir.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(dir).map_err(io)?;
         let mut taken = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(io)? {
             let entry = entry.map_err(io)?;
-            let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
-            if let (Ok(ip), Some(uid)) = (text.trim().parse::<Ipv4Addr>(), entry.file_name().to_str())
+            let Ok(text) = std::fs::read_to_string(entry.path()) else {
+                continue;
+            };
+            if let (Ok(ip), Some(uid)) =
+                (text.trim().parse::<Ipv4Addr>(), entry.file_name().to_str())
                 && range.contains(&ip)
             {
                 taken.insert(uid.to_owned(), ip);
             }
         }
-        let last = taken.values().max().copied().unwrap_or_else(|| gateway(range));
-        Ok(Self { range, dir: dir.to_owned(), taken, last })
+        let last = taken
+            .values()
+            .max()
+            .copied()
+            .unwrap_or_else(|| gateway(range));
+        Ok(Self {
+            range,
+            dir: dir.to_owned(),
+            taken,
+            last,
+        })
     }
 
     /// The address of this pod: the one it has, or the next free one.
@@ -60,8 +75,10 @@ impl Ipam {
         if let Some(ip) = self.taken.get(uid) {
             return Ok(*ip);
         }
-        let ip = next_free(self.range, self.last, |ip| self.taken.values().any(|t| *t == ip))
-            .ok_or(IpamError::Exhausted(self.range))?;
+        let ip = next_free(self.range, self.last, |ip| {
+            self.taken.values().any(|t| *t == ip)
+        })
+        .ok_or(IpamError::Exhausted(self.range))?;
         let path = self.dir.join(uid);
         std::fs::write(&path, ip.to_string()).map_err(|source| IpamError::Io { path, source })?;
         self.taken.insert(uid.to_owned(), ip);
@@ -103,7 +120,9 @@ fn next_free(range: Ipv4Net, last: Ipv4Addr, taken: impl Fn(Ipv4Addr) -> bool) -
     let end = u32::from(range.broadcast());
     let count = end.checked_sub(first).filter(|n| *n > 0)?;
     let start = u32::from(last).max(first - 1) + 1 - first;
-    (0..count).map(|i| Ipv4Addr::from(first + (start + i) % count)).find(|ip| !taken(*ip))
+    (0..count)
+        .map(|i| Ipv4Addr::from(first + (start + i) % count))
+        .find(|ip| !taken(*ip))
 }
 
 #[cfg(test)]
@@ -115,16 +134,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let range: Ipv4Net = "10.42.1.0/29".parse().unwrap();
         let mut book = Ipam::open(dir.path(), range).unwrap();
-        let ips: Vec<_> = ["a", "b", "c"].map(|u| book.allocate(u).unwrap().to_string()).into();
+        let ips: Vec<_> = ["a", "b", "c"]
+            .map(|u| book.allocate(u).unwrap().to_string())
+            .into();
         assert_eq!(ips, ["10.42.1.2", "10.42.1.3", "10.42.1.4"]);
-        assert_eq!(book.allocate("a").unwrap().to_string(), "10.42.1.2", "asking twice changes nothing");
+        assert_eq!(
+            book.allocate("a").unwrap().to_string(),
+            "10.42.1.2",
+            "asking twice changes nothing"
+        );
         book.release("a").unwrap();
-        assert_eq!(book.allocate("d").unwrap().to_string(), "10.42.1.5", "a freed address rests");
+        assert_eq!(
+            book.allocate("d").unwrap().to_string(),
+            "10.42.1.5",
+            "a freed address rests"
+        );
 
         let mut book = Ipam::open(dir.path(), range).unwrap();
         assert_eq!(book.get("d").unwrap().to_string(), "10.42.1.5");
         assert_eq!(book.allocate("e").unwrap().to_string(), "10.42.1.6");
-        assert_eq!(book.allocate("f").unwrap().to_string(), "10.42.1.2", "wraps past the end");
+        assert_eq!(
+            book.allocate("f").unwrap().to_string(),
+            "10.42.1.2",
+            "wraps past the end"
+        );
         assert!(matches!(book.allocate("g"), Err(IpamError::Exhausted(_))));
         book.release("nobody").unwrap();
     }

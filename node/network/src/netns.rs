@@ -22,14 +22,20 @@ where
 {
     let file = File::open(path)?;
     let (done, result) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("netns".into()).spawn(move || {
-        let outcome = (|| {
-            setns(&file, CloneFlags::CLONE_NEWNET)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok(runtime.block_on(work()))
-        })();
-        // The caller may have gone away; then nobody wants the answer.
-        let _ = done.send(outcome);
-    })?;
-    result.await.unwrap_or_else(|_| Err(io::Error::other("the namespace thread panicked")))
+    std::thread::Builder::new()
+        .name("netns".into())
+        .spawn(move || {
+            let outcome = (|| {
+                setns(&file, CloneFlags::CLONE_NEWNET)?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                Ok(runtime.block_on(work()))
+            })();
+            // The caller may have gone away; then nobody wants the answer.
+            let _ = done.send(outcome);
+        })?;
+    result
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the namespace thread panicked")))
 }

@@ -67,28 +67,49 @@ impl PodNetwork {
     /// Prepares the machine: forwarding, the bridge, the DNS address. Idempotent; existing pods stay connected.
     pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let set = |name: &str, value: &str| {
-            sysctl::set(name, value).map_err(|source| NetworkError::Io { doing: format!("set {name}={value}"), source })
+            sysctl::set(name, value).map_err(|source| NetworkError::Io {
+                doing: format!("set {name}={value}"),
+                source,
+            })
         };
         set("net.ipv4.ip_forward", "1")?;
         let links = Links::open()?;
-        let address = Ipv4Net::new(gateway(config.pod_cidr), config.pod_cidr.prefix_len()).unwrap_or(config.pod_cidr);
-        let bridge = links.ensure_bridge(&config.bridge, address, config.mtu).await?;
+        let address = Ipv4Net::new(gateway(config.pod_cidr), config.pod_cidr.prefix_len())
+            .unwrap_or(config.pod_cidr);
+        let bridge = links
+            .ensure_bridge(&config.bridge, address, config.mtu)
+            .await?;
         // Pods of one machine reach each other by way of the bridge's address; it must not tell them of a shorter way.
-        set(&format!("net.ipv4.conf.{}.send_redirects", config.bridge), "0")?;
+        set(
+            &format!("net.ipv4.conf.{}.send_redirects", config.bridge),
+            "0",
+        )?;
         set("net.ipv4.conf.all.send_redirects", "0")?;
         links.add_local_address(config.dns_ip).await?;
         let ipam = Mutex::new(Ipam::open(&config.state_dir, config.pod_cidr)?);
-        Ok(Self { config, links, bridge, ipam })
+        Ok(Self {
+            config,
+            links,
+            bridge,
+            ipam,
+        })
     }
 
     /// Connects the pod's namespace and returns its address; doing it again changes nothing.
     pub async fn attach(&self, netns: &Path, uid: &str) -> Result<Attached, NetworkError> {
         let ip = self.ipam.lock().await.allocate(uid)?;
-        self.links.ensure_veth(&veth_name(uid), self.bridge, netns, self.config.mtu).await?;
+        self.links
+            .ensure_veth(&veth_name(uid), self.bridge, netns, self.config.mtu)
+            .await?;
         let gateway = gateway(self.config.pod_cidr);
-        netns::within(netns, move || async move { Links::open()?.configure_pod(ip, gateway).await })
-            .await
-            .map_err(|source| NetworkError::Io { doing: format!("enter namespace {}", netns.display()), source })??;
+        netns::within(netns, move || async move {
+            Links::open()?.configure_pod(ip, gateway).await
+        })
+        .await
+        .map_err(|source| NetworkError::Io {
+            doing: format!("enter namespace {}", netns.display()),
+            source,
+        })??;
         Ok(Attached { ip })
     }
 
@@ -106,8 +127,14 @@ impl PodNetwork {
 
     /// Disconnects every pod that is not in `keep`: what a crash left behind.
     pub async fn retain(&self, keep: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
-        let stale: Vec<String> =
-            self.ipam.lock().await.pods().map(|(uid, _)| uid.to_owned()).filter(|uid| !keep(uid)).collect();
+        let stale: Vec<String> = self
+            .ipam
+            .lock()
+            .await
+            .pods()
+            .map(|(uid, _)| uid.to_owned())
+            .filter(|uid| !keep(uid))
+            .collect();
         for uid in stale {
             self.detach(&uid).await?;
         }
@@ -132,7 +159,11 @@ impl PodNetwork {
 
 /// At most 15 bytes, and different for different pods of one machine: 52 bits of the UID.
 fn veth_name(uid: &str) -> String {
-    let hex: String = uid.chars().filter(char::is_ascii_alphanumeric).take(13).collect();
+    let hex: String = uid
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(13)
+        .collect();
     format!("{VETH}{hex}")
 }
 
@@ -146,7 +177,8 @@ mod tests {
         std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             let tid = nix::unistd::gettid();
-            send.send(PathBuf::from(format!("/proc/self/task/{tid}/ns/net"))).unwrap();
+            send.send(PathBuf::from(format!("/proc/self/task/{tid}/ns/net")))
+                .unwrap();
             std::thread::park();
         });
         receive.recv().unwrap()
@@ -156,7 +188,11 @@ mod tests {
         let file = std::fs::File::open(netns).unwrap();
         std::thread::spawn(move || {
             nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(work());
         })
         .join()
         .unwrap();
@@ -181,14 +217,27 @@ mod tests {
             let uid = "0f0e0d0c-1111-2222-3333-444444444444";
             let first = network.attach(&pod, uid).await.unwrap();
             assert_eq!(first.ip.to_string(), "10.42.7.2");
-            assert_eq!(network.attach(&pod, uid).await.unwrap(), first, "attaching twice changes nothing");
+            assert_eq!(
+                network.attach(&pod, uid).await.unwrap(),
+                first,
+                "attaching twice changes nothing"
+            );
 
             let reopened = PodNetwork::open(config).await.unwrap();
             assert_eq!(reopened.address(uid).await, Some(first.ip));
             let via = "10.42.7.77".parse().unwrap();
-            let peer = PeerNode { cidr: "10.42.8.0/24".parse().unwrap(), via };
-            reopened.set_peers(std::slice::from_ref(&peer)).await.unwrap();
-            assert_eq!(reopened.links.peer_routes().await.unwrap(), std::collections::BTreeMap::from([(peer.cidr, via)]));
+            let peer = PeerNode {
+                cidr: "10.42.8.0/24".parse().unwrap(),
+                via,
+            };
+            reopened
+                .set_peers(std::slice::from_ref(&peer))
+                .await
+                .unwrap();
+            assert_eq!(
+                reopened.links.peer_routes().await.unwrap(),
+                std::collections::BTreeMap::from([(peer.cidr, via)])
+            );
             reopened.set_peers(&[]).await.unwrap();
             assert!(reopened.links.peer_routes().await.unwrap().is_empty());
 

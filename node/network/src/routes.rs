@@ -36,9 +36,16 @@ pub fn plan(present: &BTreeMap<Ipv4Net, Ipv4Addr>, wanted: &[PeerNode]) -> Route
         put: wanted
             .iter()
             .filter(|(cidr, via)| present.get(*cidr) != Some(*via))
-            .map(|(cidr, via)| PeerNode { cidr: *cidr, via: *via })
+            .map(|(cidr, via)| PeerNode {
+                cidr: *cidr,
+                via: *via,
+            })
             .collect(),
-        remove: present.keys().filter(|cidr| !wanted.contains_key(*cidr)).copied().collect(),
+        remove: present
+            .keys()
+            .filter(|cidr| !wanted.contains_key(*cidr))
+            .copied()
+            .collect(),
     }
 }
 
@@ -56,9 +63,18 @@ mod tests {
             (net("10.42.3.0/24"), ip("172.30.0.13")),
         ]);
         let wanted = [
-            PeerNode { cidr: net("10.42.1.0/24"), via: ip("172.30.0.11") },
-            PeerNode { cidr: net("10.42.2.0/24"), via: ip("172.30.0.99") },
-            PeerNode { cidr: net("10.42.4.0/24"), via: ip("172.30.0.14") },
+            PeerNode {
+                cidr: net("10.42.1.0/24"),
+                via: ip("172.30.0.11"),
+            },
+            PeerNode {
+                cidr: net("10.42.2.0/24"),
+                via: ip("172.30.0.99"),
+            },
+            PeerNode {
+                cidr: net("10.42.4.0/24"),
+                via: ip("172.30.0.14"),
+            },
         ];
         let plan = plan(&present, &wanted);
         assert_eq!(plan.put, wanted[1..]);

@@ -8,8 +8,14 @@ use crate::kinds::{KINDS, Row, Scope};
 
 /// Media types of the aggregated form, newest first, by the version they name.
 pub const AGGREGATED: [(&str, &str); 2] = [
-    ("v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
-    ("v2beta1", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"),
+    (
+        "v2",
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+    ),
+    (
+        "v2beta1",
+        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    ),
 ];
 
 /// `/api`. `server` is host:port as clients reach it.
@@ -45,7 +51,11 @@ pub fn versions(group: &str) -> Vec<&'static str> {
 
 /// `/apis`
 pub fn group_list() -> Value {
-    let groups: Vec<Value> = groups().into_iter().map(group_members).map(Value::Object).collect();
+    let groups: Vec<Value> = groups()
+        .into_iter()
+        .map(group_members)
+        .map(Value::Object)
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -67,7 +77,10 @@ fn group_members(group: &str) -> Map<String, Value> {
         .collect();
     let mut members = Map::new();
     members.insert("name".to_owned(), group.into());
-    members.insert("preferredVersion".to_owned(), versions.first().cloned().unwrap_or_default());
+    members.insert(
+        "preferredVersion".to_owned(),
+        versions.first().cloned().unwrap_or_default(),
+    );
     members.insert("versions".to_owned(), versions.into());
     members
 }
@@ -77,11 +90,16 @@ pub fn resource_list(group: &str, version: &str) -> Option<Value> {
     let rows = rows(group, version);
     let first = rows.first()?;
     let resources: Vec<Value> = rows.iter().flat_map(|row| resources(row)).collect();
-    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}))
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources}),
+    )
 }
 
 fn rows(group: &str, version: &str) -> Vec<&'static Row> {
-    let mut rows: Vec<_> = KINDS.iter().filter(|row| row.group == group && row.version == version).collect();
+    let mut rows: Vec<_> = KINDS
+        .iter()
+        .filter(|row| row.group == group && row.version == version)
+        .collect();
     rows.sort_by_key(|row| row.plural);
     rows
 }
@@ -122,11 +140,18 @@ pub fn aggregated(core: bool, version: &str) -> Value {
             let versions: Vec<Value> = versions(group)
                 .into_iter()
                 .map(|version| {
-                    let resources: Vec<Value> = rows(group, version).into_iter().map(aggregated_resource).collect();
+                    let resources: Vec<Value> = rows(group, version)
+                        .into_iter()
+                        .map(aggregated_resource)
+                        .collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -168,15 +193,31 @@ mod tests {
     #[test]
     fn documents_follow_the_table() {
         let pods = resource_list("", "v1").unwrap();
-        let names: Vec<&str> = pods["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
-        assert!(names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"serviceaccounts/token"));
+        let names: Vec<&str> = pods["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| r["name"].as_str().unwrap())
+            .collect();
+        assert!(
+            names.contains(&"pods")
+                && names.contains(&"pods/log")
+                && names.contains(&"serviceaccounts/token")
+        );
         assert_eq!(pods["groupVersion"], "v1");
         assert!(resource_list("apps", "v2").is_none());
-        assert_eq!(group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
+        assert_eq!(
+            group("apps").unwrap()["preferredVersion"]["groupVersion"],
+            "apps/v1"
+        );
         assert!(group("nope").is_none());
         assert_eq!(aggregated(true, "v2")["items"].as_array().unwrap().len(), 1);
         let aggregated = aggregated(false, "v2");
         assert_eq!(aggregated["items"][0]["metadata"]["name"], "apps");
-        assert_eq!(aggregated["items"][0]["versions"][0]["resources"][0]["subresources"][0]["responseKind"]["kind"], "Scale");
+        assert_eq!(
+            aggregated["items"][0]["versions"][0]["resources"][0]["subresources"][0]["responseKind"]
+                ["kind"],
+            "Scale"
+        );
     }
 }

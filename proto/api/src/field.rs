@@ -21,7 +21,11 @@ impl Path {
     }
 
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            Path(name.to_owned())
+        } else {
+            Path(format!("{}.{name}", self.0))
+        }
     }
 
     pub fn index(&self, at: usize) -> Self {
@@ -90,7 +94,10 @@ impl FieldErrorKind {
     }
 
     fn shows_value(self) -> bool {
-        !matches!(self, Self::Required | Self::Forbidden | Self::TooLong | Self::Internal)
+        !matches!(
+            self,
+            Self::Required | Self::Forbidden | Self::TooLong | Self::Internal
+        )
     }
 }
 
@@ -105,8 +112,18 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    fn new(kind: FieldErrorKind, path: &Path, value: Option<Value>, detail: impl Into<String>) -> Self {
-        FieldError { kind, path: path.to_string(), value, detail: detail.into() }
+    fn new(
+        kind: FieldErrorKind,
+        path: &Path,
+        value: Option<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        FieldError {
+            kind,
+            path: path.to_string(),
+            value,
+            detail: detail.into(),
+        }
     }
 
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
@@ -118,18 +135,29 @@ impl FieldError {
     }
 
     pub fn type_invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self::new(FieldErrorKind::TypeInvalid, path, Some(value.into()), detail)
+        Self::new(
+            FieldErrorKind::TypeInvalid,
+            path,
+            Some(value.into()),
+            detail,
+        )
     }
 
     pub fn not_supported(path: &Path, value: impl Into<Value>, supported: &[&str]) -> Self {
         let detail = if supported.is_empty() {
             String::new()
         } else {
-            let mut quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+            let mut quoted: Vec<String> =
+                supported.iter().map(|value| format!("{value:?}")).collect();
             quoted.sort();
             format!("supported values: {}", quoted.join(", "))
         };
-        Self::new(FieldErrorKind::NotSupported, path, Some(value.into()), detail)
+        Self::new(
+            FieldErrorKind::NotSupported,
+            path,
+            Some(value.into()),
+            detail,
+        )
     }
 
     pub fn duplicate(path: &Path, value: impl Into<Value>) -> Self {
@@ -146,12 +174,22 @@ impl FieldError {
 
     /// `max` is in bytes.
     pub fn too_long(path: &Path, max: usize) -> Self {
-        Self::new(FieldErrorKind::TooLong, path, None, format!("may not be more than {max} bytes"))
+        Self::new(
+            FieldErrorKind::TooLong,
+            path,
+            None,
+            format!("may not be more than {max} bytes"),
+        )
     }
 
     pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
         let items = if max == 1 { "item" } else { "items" };
-        Self::new(FieldErrorKind::TooMany, path, Some(actual.into()), format!("must have at most {max} {items}"))
+        Self::new(
+            FieldErrorKind::TooMany,
+            path,
+            Some(actual.into()),
+            format!("must have at most {max} {items}"),
+        )
     }
 
     pub fn immutable(path: &Path, value: impl Into<Value>) -> Self {
@@ -261,19 +299,53 @@ mod tests {
     fn messages_are_upstreams() {
         let path = Path::new("spec").child("x").index(0).child("y");
         for (error, text) in [
-            (FieldError::invalid(&path, "v", "detail"), r#"spec.x[0].y: Invalid value: "v": detail"#),
-            (FieldError::invalid(&path, -1, "must be positive"), "spec.x[0].y: Invalid value: -1: must be positive"),
-            (FieldError::required(&path, ""), "spec.x[0].y: Required value"),
-            (FieldError::not_supported(&path, "z", &["b", "a"]), r#"spec.x[0].y: Unsupported value: "z": supported values: "a", "b""#),
-            (FieldError::too_long(&path, 63), "spec.x[0].y: Too long: may not be more than 63 bytes"),
-            (FieldError::too_many(&path, 3, 1), "spec.x[0].y: Too many: 3: must have at most 1 item"),
-            (FieldError::duplicate(&path.key("k"), "n"), r#"spec.x[0].y[k]: Duplicate value: "n""#),
-            (FieldError::forbidden(&path, "may not"), "spec.x[0].y: Forbidden: may not"),
-            (FieldError::immutable(&path, true), "spec.x[0].y: Invalid value: true: field is immutable"),
+            (
+                FieldError::invalid(&path, "v", "detail"),
+                r#"spec.x[0].y: Invalid value: "v": detail"#,
+            ),
+            (
+                FieldError::invalid(&path, -1, "must be positive"),
+                "spec.x[0].y: Invalid value: -1: must be positive",
+            ),
+            (
+                FieldError::required(&path, ""),
+                "spec.x[0].y: Required value",
+            ),
+            (
+                FieldError::not_supported(&path, "z", &["b", "a"]),
+                r#"spec.x[0].y: Unsupported value: "z": supported values: "a", "b""#,
+            ),
+            (
+                FieldError::too_long(&path, 63),
+                "spec.x[0].y: Too long: may not be more than 63 bytes",
+            ),
+            (
+                FieldError::too_many(&path, 3, 1),
+                "spec.x[0].y: Too many: 3: must have at most 1 item",
+            ),
+            (
+                FieldError::duplicate(&path.key("k"), "n"),
+                r#"spec.x[0].y[k]: Duplicate value: "n""#,
+            ),
+            (
+                FieldError::forbidden(&path, "may not"),
+                "spec.x[0].y: Forbidden: may not",
+            ),
+            (
+                FieldError::immutable(&path, true),
+                "spec.x[0].y: Invalid value: true: field is immutable",
+            ),
         ] {
             assert_eq!(error.to_string(), text);
         }
-        let errors = FieldErrors(vec![FieldError::required(&path, ""), FieldError::required(&path, ""), FieldError::required(&Path::new("a"), "b")]);
-        assert_eq!(errors.message(), "[spec.x[0].y: Required value, a: Required value: b]");
+        let errors = FieldErrors(vec![
+            FieldError::required(&path, ""),
+            FieldError::required(&path, ""),
+            FieldError::required(&Path::new("a"), "b"),
+        ]);
+        assert_eq!(
+            errors.message(),
+            "[spec.x[0].y: Required value, a: Required value: b]"
+        );
     }
 }

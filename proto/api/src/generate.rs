@@ -22,7 +22,9 @@ pub fn name(base: &str) -> String {
 /// Random characters that are safe in any name.
 pub fn suffix(length: usize) -> String {
     let mut random = rand::rng();
-    (0..length).map(|_| ALPHABET[random.random_range(0..ALPHABET.len())] as char).collect()
+    (0..length)
+        .map(|_| ALPHABET[random.random_range(0..ALPHABET.len())] as char)
+        .collect()
 }
 
 /// A new `metadata.uid`: a random UUID.
@@ -32,7 +34,9 @@ pub fn uid() -> Uid {
 
 /// Makes a hash's digits unlikely to spell words, as the pod-template-hash label is written.
 pub fn safe_encode(text: &str) -> String {
-    text.bytes().map(|byte| ALPHABET[usize::from(byte) % ALPHABET.len()] as char).collect()
+    text.bytes()
+        .map(|byte| ALPHABET[usize::from(byte) % ALPHABET.len()] as char)
+        .collect()
 }
 
 #[cfg(test)]

@@ -59,7 +59,12 @@ shared_str! {
 impl Key {
     /// `/registry/<group>/<plural>/`: what rings, indexes and counts are kept by. The whole key when it is not of that form.
     pub fn kind_prefix(&self) -> &str {
-        let mut slashes = self.0.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+        let mut slashes = self
+            .0
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'/')
+            .map(|(at, _)| at);
         match slashes.nth(3) {
             Some(at) => &self.0[..=at],
             None => &self.0,
@@ -92,12 +97,18 @@ impl KeyRange {
             Some(last) if last.is_ascii() && last < '\x7f' => end.push((last as u8 + 1) as char),
             _ => end = "\u{10ffff}".to_owned(),
         }
-        KeyRange { start: Key::from(prefix), end: Key::from(end) }
+        KeyRange {
+            start: Key::from(prefix),
+            end: Key::from(end),
+        }
     }
 
     /// Exactly one key.
     pub fn one(key: &Key) -> Self {
-        KeyRange { start: key.clone(), end: Key::from(format!("{key}\0")) }
+        KeyRange {
+            start: key.clone(),
+            end: Key::from(format!("{key}\0")),
+        }
     }
 
     /// The whole log.
@@ -111,7 +122,10 @@ impl KeyRange {
 
     /// The same range, beginning at `start` (a continue token's key) when that lies further on.
     pub fn from_start(&self, start: Key) -> Self {
-        KeyRange { start: start.max(self.start.clone()), end: self.end.clone() }
+        KeyRange {
+            start: start.max(self.start.clone()),
+            end: self.end.clone(),
+        }
     }
 }
 
@@ -124,7 +138,10 @@ pub struct ObjectName {
 
 impl ObjectName {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        ObjectName { namespace: namespace.into(), name: name.into() }
+        ObjectName {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     pub fn cluster(name: impl Into<String>) -> Self {
@@ -134,12 +151,18 @@ impl ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
 /// A point in the cluster's history; `resourceVersion` on the wire. Zero is "before everything".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
@@ -164,9 +187,21 @@ mod tests {
     #[test]
     fn a_key_tells_its_kind_and_its_object() {
         for (key, prefix, object) in [
-            ("/registry/core/pods/default/web-1", "/registry/core/pods/", "default/web-1"),
-            ("/registry/core/nodes/node-1", "/registry/core/nodes/", "node-1"),
-            ("/registry/apps/deployments/a/b", "/registry/apps/deployments/", "a/b"),
+            (
+                "/registry/core/pods/default/web-1",
+                "/registry/core/pods/",
+                "default/web-1",
+            ),
+            (
+                "/registry/core/nodes/node-1",
+                "/registry/core/nodes/",
+                "node-1",
+            ),
+            (
+                "/registry/apps/deployments/a/b",
+                "/registry/apps/deployments/",
+                "a/b",
+            ),
         ] {
             let key = Key::from(key);
             assert_eq!(key.kind_prefix(), prefix);

@@ -57,7 +57,11 @@ impl Eq for Row {}
 impl Row {
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `deployments.apps`, or `pods` for the core group: how upstream names a resource in messages.
@@ -81,7 +85,11 @@ impl Row {
 
     /// Is this the version that objects are stored in? (events.k8s.io/v1 Events are stored as core/v1 ones.)
     pub fn is_storage_version(&self) -> bool {
-        let directory = if self.group.is_empty() { "core" } else { self.group };
+        let directory = if self.group.is_empty() {
+            "core"
+        } else {
+            self.group
+        };
         self.storage == (directory, self.plural)
     }
 
@@ -90,7 +98,10 @@ impl Row {
         if self.is_storage_version() || !self.is_stored() {
             return self;
         }
-        KINDS.iter().find(|row| row.storage == self.storage && row.is_storage_version()).unwrap_or(self)
+        KINDS
+            .iter()
+            .find(|row| row.storage == self.storage && row.is_storage_version())
+            .unwrap_or(self)
     }
 
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
@@ -105,7 +116,9 @@ impl Row {
     pub fn prefix(&self, namespace: Option<&str>) -> KeyRange {
         let (group, plural) = self.storage;
         match namespace {
-            Some(namespace) if self.is_namespaced() => KeyRange::prefix(&format!("{ROOT}{group}/{plural}/{namespace}/")),
+            Some(namespace) if self.is_namespaced() => {
+                KeyRange::prefix(&format!("{ROOT}{group}/{plural}/{namespace}/"))
+            }
             _ => KeyRange::prefix(&format!("{ROOT}{group}/{plural}/")),
         }
     }
@@ -122,24 +135,41 @@ impl Row {
 }
 
 fn join_group(name: &str, group: &str) -> String {
-    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+    if group.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}.{group}")
+    }
 }
 
 /// A Rust type whose objects are stored, and its row.
 pub trait Kind:
-    k8s_openapi::Resource + Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync + 'static
+    k8s_openapi::Resource
+    + Metadata<Ty = ObjectMeta>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + PartialEq
+    + Debug
+    + Send
+    + Sync
+    + 'static
 {
     fn row() -> &'static Row;
 }
 
 /// The row that serves `/apis/<group>/<version>/<plural>` (`/api/v1/<plural>` for the empty group).
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Row> {
-    KINDS.iter().find(|row| row.plural == plural && row.group == group && row.version == version)
+    KINDS
+        .iter()
+        .find(|row| row.plural == plural && row.group == group && row.version == version)
 }
 
 /// The row of an object that says `apiVersion` and `kind`.
 pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Row> {
-    KINDS.iter().find(|row| row.kind == kind && row.group == group && row.version == version)
+    KINDS
+        .iter()
+        .find(|row| row.kind == kind && row.group == group && row.version == version)
 }
 
 /// As [`by_kind`], from an `apiVersion` such as `apps/v1` or `v1`.
@@ -150,8 +180,14 @@ pub fn by_api_version(api_version: &str, kind: &str) -> Option<&'static Row> {
 
 /// The row whose objects lie under this key, in their storage version.
 pub fn by_key(key: &Key) -> Option<&'static Row> {
-    let (group, plural) = key.kind_prefix().strip_prefix(ROOT)?.strip_suffix('/')?.split_once('/')?;
-    KINDS.iter().find(|row| row.storage == (group, plural) && row.is_storage_version())
+    let (group, plural) = key
+        .kind_prefix()
+        .strip_prefix(ROOT)?
+        .strip_suffix('/')?
+        .split_once('/')?;
+    KINDS
+        .iter()
+        .find(|row| row.storage == (group, plural) && row.is_storage_version())
 }
 
 /// `apps/v1` -> (`apps`, `v1`); `v1` -> (``, `v1`).
@@ -170,9 +206,20 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     seen
 }
 
-const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const ALL: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 /// Upstream's namespaces cannot be deleted as a collection.
-const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const NO_COLLECTION: &[&str] = &[
+    "create", "delete", "get", "list", "patch", "update", "watch",
+];
 const CREATE: &[&str] = &["create"];
 const UPDATE: &[&str] = &["update"];
 const GET: &[&str] = &["get"];
@@ -316,29 +363,66 @@ mod tests {
 
     #[test]
     fn rows_are_found_by_every_name() {
-        assert_eq!(by_resource("apps", "v1", "deployments").unwrap().kind, "Deployment");
-        assert_eq!(by_api_version("rbac.authorization.k8s.io/v1", "Role").unwrap().plural, "roles");
-        assert_eq!(by_kind("", "v1", "Pod").unwrap().definition, "io.k8s.api.core.v1.Pod");
+        assert_eq!(
+            by_resource("apps", "v1", "deployments").unwrap().kind,
+            "Deployment"
+        );
+        assert_eq!(
+            by_api_version("rbac.authorization.k8s.io/v1", "Role")
+                .unwrap()
+                .plural,
+            "roles"
+        );
+        assert_eq!(
+            by_kind("", "v1", "Pod").unwrap().definition,
+            "io.k8s.api.core.v1.Pod"
+        );
         assert!(by_resource("apps", "v1", "pods").is_none());
         assert_eq!(Deployment::row().group_resource(), "deployments.apps");
         assert_eq!(Event::row().storage_row().api_version(), "v1");
         assert_eq!(by_key(&Event::row().key("a", "b")).unwrap().group, "");
-        assert!(!by_kind("authorization.k8s.io", "v1", "SubjectAccessReview").unwrap().is_stored());
+        assert!(
+            !by_kind("authorization.k8s.io", "v1", "SubjectAccessReview")
+                .unwrap()
+                .is_stored()
+        );
     }
 
     #[test]
     fn keys_follow_the_scope() {
-        assert_eq!(Deployment::row().key("a", "b").as_str(), "/registry/apps/deployments/a/b");
-        assert_eq!(Node::row().key("ignored", "n").as_str(), "/registry/core/nodes/n");
-        assert!(Deployment::row().prefix(Some("a")).contains(&Deployment::row().key("a", "b")));
-        assert!(!Deployment::row().prefix(Some("a")).contains(&Deployment::row().key("ab", "b")));
-        assert!(Node::row().prefix(Some("a")).contains(&Node::row().key("", "b")));
+        assert_eq!(
+            Deployment::row().key("a", "b").as_str(),
+            "/registry/apps/deployments/a/b"
+        );
+        assert_eq!(
+            Node::row().key("ignored", "n").as_str(),
+            "/registry/core/nodes/n"
+        );
+        assert!(
+            Deployment::row()
+                .prefix(Some("a"))
+                .contains(&Deployment::row().key("a", "b"))
+        );
+        assert!(
+            !Deployment::row()
+                .prefix(Some("a"))
+                .contains(&Deployment::row().key("ab", "b"))
+        );
+        assert!(
+            Node::row()
+                .prefix(Some("a"))
+                .contains(&Node::row().key("", "b"))
+        );
     }
 
     #[test]
     fn the_table_is_consistent() {
         for row in KINDS {
-            assert_eq!(KINDS.iter().filter(|other| *other == row).count(), 1, "{row:?}");
+            assert_eq!(
+                KINDS.iter().filter(|other| *other == row).count(),
+                1,
+                "{row:?}"
+            );
             assert!(row.verbs.is_sorted(), "{row:?}");
             assert_eq!(row.singular, row.kind.to_lowercase(), "{row:?}");
             if row.is_stored() {

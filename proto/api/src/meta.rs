@@ -94,13 +94,21 @@ impl Encoded {
                 start..start
             }
             Place::Missing { open, empty } => {
-                let insert: &[u8] = if empty { br#""resourceVersion":"""# } else { br#""resourceVersion":"","# };
+                let insert: &[u8] = if empty {
+                    br#""resourceVersion":"""#
+                } else {
+                    br#""resourceVersion":"","#
+                };
                 json.splice(open + 1..open + 1, insert.iter().copied());
                 let start = open + 1 + br#""resourceVersion":""#.len();
                 start..start
             }
         };
-        Ok(Encoded { json: Bytes::from(json), slot, meta: Arc::new(meta) })
+        Ok(Encoded {
+            json: Bytes::from(json),
+            slot,
+            meta: Arc::new(meta),
+        })
     }
 
     /// The JSON with `revision` in its slot. One copy, no parse.
@@ -117,7 +125,11 @@ impl Encoded {
     pub fn stamped(&self, revision: Revision) -> Encoded {
         let json = self.at(revision);
         let end = self.slot.start + json.len() - (self.json.len() - self.slot.len());
-        Encoded { json, slot: self.slot.start..end, meta: self.meta.clone() }
+        Encoded {
+            json,
+            slot: self.slot.start..end,
+            meta: self.meta.clone(),
+        }
     }
 }
 
@@ -195,7 +207,9 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -216,7 +230,10 @@ impl<'de> Deserialize<'de> for Outline<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outline<'de>, A::Error> {
-                let mut outline = Outline { metadata: None, node: None };
+                let mut outline = Outline {
+                    metadata: None,
+                    node: None,
+                };
                 while let Some(name) = map.next_key::<MemberName>()? {
                     match name {
                         MemberName::Metadata => {
@@ -353,13 +370,34 @@ mod tests {
     #[test]
     fn the_revision_goes_into_its_slot() {
         for (json, expected) in [
-            (r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"42"}}"#),
-            (r#"{"metadata":{ } }"#, r#"{"metadata":{"resourceVersion":"42" } }"#),
-            (r#"{"metadata":{"name":"a"},"x":1}"#, r#"{"metadata":{"resourceVersion":"42","name":"a"},"x":1}"#),
-            (r#"{"a":{"metadata":{}},"metadata":{"resourceVersion":"7"}}"#, r#"{"a":{"metadata":{}},"metadata":{"resourceVersion":"42"}}"#),
-            (r#"{"metadata":{"resourceVersion":null}}"#, r#"{"metadata":{"resourceVersion":"42"}}"#),
-            (r#"{"metadata":{"resourceVersion": 12 }}"#, r#"{"metadata":{"resourceVersion": "42" }}"#),
-            (r#"{"metadata":{"resourceVersion":""}}"#, r#"{"metadata":{"resourceVersion":"42"}}"#),
+            (
+                r#"{"metadata":{}}"#,
+                r#"{"metadata":{"resourceVersion":"42"}}"#,
+            ),
+            (
+                r#"{"metadata":{ } }"#,
+                r#"{"metadata":{"resourceVersion":"42" } }"#,
+            ),
+            (
+                r#"{"metadata":{"name":"a"},"x":1}"#,
+                r#"{"metadata":{"resourceVersion":"42","name":"a"},"x":1}"#,
+            ),
+            (
+                r#"{"a":{"metadata":{}},"metadata":{"resourceVersion":"7"}}"#,
+                r#"{"a":{"metadata":{}},"metadata":{"resourceVersion":"42"}}"#,
+            ),
+            (
+                r#"{"metadata":{"resourceVersion":null}}"#,
+                r#"{"metadata":{"resourceVersion":"42"}}"#,
+            ),
+            (
+                r#"{"metadata":{"resourceVersion": 12 }}"#,
+                r#"{"metadata":{"resourceVersion": "42" }}"#,
+            ),
+            (
+                r#"{"metadata":{"resourceVersion":""}}"#,
+                r#"{"metadata":{"resourceVersion":"42"}}"#,
+            ),
             (
                 r#"{"metadata":{"annotations":{"resourceVersion":"x"},"name":"a"}}"#,
                 r#"{"metadata":{"resourceVersion":"42","annotations":{"resourceVersion":"x"},"name":"a"}}"#,
@@ -378,26 +416,69 @@ mod tests {
         )
         .unwrap();
         let meta = &encoded.meta;
-        assert_eq!((meta.name.as_str(), meta.namespace.as_str(), &*meta.uid, meta.generation), ("a", "b", "u", 3));
+        assert_eq!(
+            (
+                meta.name.as_str(),
+                meta.namespace.as_str(),
+                &*meta.uid,
+                meta.generation
+            ),
+            ("a", "b", "u", 3)
+        );
         assert_eq!(meta.node.as_deref(), Some("n1"));
-        assert_eq!(meta.controller().map(|owner| owner.name.as_str()), Some("r"));
+        assert_eq!(
+            meta.controller().map(|owner| owner.name.as_str()),
+            Some("r")
+        );
         assert_eq!(meta.created.unwrap().to_string(), "2026-01-02T03:04:05Z");
         assert!(!meta.is_terminating());
-        assert_eq!(Encoded::new(r#"{"metadata":{},"spec":{"nodeName":7}}"#).unwrap().meta.node, None);
-        assert_eq!(Encoded::new(r#"{"metadata":{},"spec":"text"}"#).unwrap().meta.node, None);
+        assert_eq!(
+            Encoded::new(r#"{"metadata":{},"spec":{"nodeName":7}}"#)
+                .unwrap()
+                .meta
+                .node,
+            None
+        );
+        assert_eq!(
+            Encoded::new(r#"{"metadata":{},"spec":"text"}"#)
+                .unwrap()
+                .meta
+                .node,
+            None
+        );
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        let deep = |open: &str, close: &str| format!(r#"{{"metadata":{{}},"spec":{}{}}}"#, open.repeat(10_000), close.repeat(10_000));
+        let deep = |open: &str, close: &str| {
+            format!(
+                r#"{{"metadata":{{}},"spec":{}{}}}"#,
+                open.repeat(10_000),
+                close.repeat(10_000)
+            )
+        };
         for bad in [
-            "", "null", "[]", "{", "{}", r#"{"metadata":null}"#, r#"{"metadata":[]}"#, r#"{"metadata":{},"metadata":{}}"#,
-            r#"{"metadata":{"resourceVersion":"1","resourceVersion":"2"}}"#, r#"{"metadata":{"labels":{"a":1}}}"#,
-            r#"{"metadata":{}} x"#, &deep("[", "]"), &deep(r#"{"a":"#, "}").replace(":}", ":1}"),
+            "",
+            "null",
+            "[]",
+            "{",
+            "{}",
+            r#"{"metadata":null}"#,
+            r#"{"metadata":[]}"#,
+            r#"{"metadata":{},"metadata":{}}"#,
+            r#"{"metadata":{"resourceVersion":"1","resourceVersion":"2"}}"#,
+            r#"{"metadata":{"labels":{"a":1}}}"#,
+            r#"{"metadata":{}} x"#,
+            &deep("[", "]"),
+            &deep(r#"{"a":"#, "}").replace(":}", ":1}"),
         ] {
             assert!(Encoded::new(bad).is_err(), "{}", &bad[..bad.len().min(60)]);
         }
-        let deep = format!(r#"{{"metadata":{{"managedFields":{}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        let deep = format!(
+            r#"{{"metadata":{{"managedFields":{}{}}}}}"#,
+            "[".repeat(10_000),
+            "]".repeat(10_000)
+        );
         assert!(Encoded::new(deep).is_err());
     }
 }

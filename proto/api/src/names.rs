@@ -44,7 +44,9 @@ fn is_label(text: &str) -> bool {
 fn is_qualified_part(text: &str) -> bool {
     let bytes = text.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(first), Some(last)) if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric())
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
 /// Names of namespaces, containers, volumes.
@@ -54,12 +56,22 @@ pub fn dns_label(text: &str) -> Problems {
 
 /// Names of most objects.
 pub fn dns_subdomain(text: &str) -> Problems {
-    check(text, SUBDOMAIN_MAX, text.split('.').all(is_label), SUBDOMAIN)
+    check(
+        text,
+        SUBDOMAIN_MAX,
+        text.split('.').all(is_label),
+        SUBDOMAIN,
+    )
 }
 
 /// Names of Services.
 pub fn dns_1035_label(text: &str) -> Problems {
-    check(text, LABEL_MAX, is_label(text) && text.as_bytes()[0].is_ascii_lowercase(), LABEL_1035)
+    check(
+        text,
+        LABEL_MAX,
+        is_label(text) && text.as_bytes()[0].is_ascii_lowercase(),
+        LABEL_1035,
+    )
 }
 
 /// Keys of labels and annotations, names of resources and finalizers: `[prefix/]name`.
@@ -71,12 +83,18 @@ pub fn qualified_name(text: &str) -> Problems {
             if prefix.is_empty() {
                 problems.push("prefix part must be non-empty".to_owned());
             } else {
-                problems.extend(dns_subdomain(prefix).into_iter().map(|problem| format!("prefix part {problem}")));
+                problems.extend(
+                    dns_subdomain(prefix)
+                        .into_iter()
+                        .map(|problem| format!("prefix part {problem}")),
+                );
             }
             *name
         }
         _ => {
-            return vec![format!("a qualified name {QUALIFIED} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')")];
+            return vec![format!(
+                "a qualified name {QUALIFIED} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
         }
     };
     if name.is_empty() {
@@ -91,12 +109,20 @@ pub fn qualified_name(text: &str) -> Problems {
 }
 
 pub fn label_value(text: &str) -> Problems {
-    check(text, LABEL_MAX, text.is_empty() || is_qualified_part(text), LABEL_VALUE)
+    check(
+        text,
+        LABEL_MAX,
+        text.is_empty() || is_qualified_part(text),
+        LABEL_VALUE,
+    )
 }
 
 /// Keys of ConfigMaps and Secrets; they become file names.
 pub fn config_key(text: &str) -> Problems {
-    let valid = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let valid = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     let mut problems = check(text, SUBDOMAIN_MAX, valid, CONFIG_KEY);
     if text == "." {
         problems.push("must not be '.'".to_owned());
@@ -110,14 +136,19 @@ pub fn config_key(text: &str) -> Problems {
 
 /// Names of environment variables, as relaxed upstream: any printable ASCII but `=`.
 pub fn env_name(text: &str) -> Problems {
-    let valid = !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=');
+    let valid = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=');
     check(text, usize::MAX, valid, ENV_NAME)
 }
 
 pub fn c_identifier(text: &str) -> Problems {
     let valid = !text.is_empty()
         && !text.as_bytes()[0].is_ascii_digit()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     check(text, usize::MAX, valid, C_IDENTIFIER)
 }
 
@@ -126,7 +157,11 @@ pub fn path_segment(text: &str) -> Problems {
     match text {
         "." => vec!["may not be '.'".to_owned()],
         ".." => vec!["may not be '..'".to_owned()],
-        _ => ['/', '%'].iter().filter(|c| text.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
+        _ => ['/', '%']
+            .iter()
+            .filter(|c| text.contains(**c))
+            .map(|c| format!("may not contain '{c}'"))
+            .collect(),
     }
 }
 
@@ -137,7 +172,9 @@ pub fn port_name(text: &str) -> Problems {
         problems.push(too_long(15));
     }
     if !text.bytes().all(|byte| lower(byte) || byte == b'-') || text.is_empty() {
-        problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+        problems.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
     }
     if !text.bytes().any(|byte| byte.is_ascii_lowercase()) {
         problems.push("must contain at least one letter (a-z)".to_owned());
@@ -152,7 +189,11 @@ pub fn port_name(text: &str) -> Problems {
 }
 
 pub fn port_number(port: i32) -> Problems {
-    if (1..=65535).contains(&port) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".to_owned()] }
+    if (1..=65535).contains(&port) {
+        Vec::new()
+    } else {
+        vec!["must be between 1 and 65535, inclusive".to_owned()]
+    }
 }
 
 /// IPv4 or IPv6 address.
@@ -172,15 +213,43 @@ mod tests {
     fn names_are_judged_as_upstreams() {
         let long = "a".repeat(64);
         for (check, good, bad) in [
-            (dns_label as fn(&str) -> Problems, vec!["a", "a-1", "1a"], vec!["", "-a", "a-", "A", "a.b", long.as_str()]),
-            (dns_subdomain, vec!["a.b", "a-1.2b"], vec!["", "a..b", ".a", "a_b", "a.-b"]),
+            (
+                dns_label as fn(&str) -> Problems,
+                vec!["a", "a-1", "1a"],
+                vec!["", "-a", "a-", "A", "a.b", long.as_str()],
+            ),
+            (
+                dns_subdomain,
+                vec!["a.b", "a-1.2b"],
+                vec!["", "a..b", ".a", "a_b", "a.-b"],
+            ),
             (dns_1035_label, vec!["a1"], vec!["1a", "", "A"]),
-            (qualified_name, vec!["a", "A.b_c", "example.com/A"], vec!["", "a/b/c", "/a", "a/", "-a", "Ex/a", long.as_str()]),
-            (label_value, vec!["", "a", "A_b.c"], vec!["-", "a b", long.as_str()]),
-            (config_key, vec!["a", ".a", "A_b"], vec!["", ".", "..", "..a", "a/b"]),
+            (
+                qualified_name,
+                vec!["a", "A.b_c", "example.com/A"],
+                vec!["", "a/b/c", "/a", "a/", "-a", "Ex/a", long.as_str()],
+            ),
+            (
+                label_value,
+                vec!["", "a", "A_b.c"],
+                vec!["-", "a b", long.as_str()],
+            ),
+            (
+                config_key,
+                vec!["a", ".a", "A_b"],
+                vec!["", ".", "..", "..a", "a/b"],
+            ),
             (env_name, vec!["a", "1.b-C d"], vec!["", "a=b", "é"]),
-            (path_segment, vec!["system:x", ""], vec![".", "..", "a/b", "a%b"]),
-            (port_name, vec!["http", "a-1"], vec!["", "1", "a--b", "-a", "HTTP", "a-very-long-port-name"]),
+            (
+                path_segment,
+                vec!["system:x", ""],
+                vec![".", "..", "a/b", "a%b"],
+            ),
+            (
+                port_name,
+                vec!["http", "a-1"],
+                vec!["", "1", "a--b", "-a", "HTTP", "a-very-long-port-name"],
+            ),
         ] {
             for name in good {
                 assert_eq!(check(name), Problems::new(), "{name}");

@@ -26,7 +26,9 @@ pub struct Quantity {
 
 /// Text that is no quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
+#[error(
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+)]
 pub struct BadQuantity;
 
 const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
@@ -34,7 +36,10 @@ const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
 
 impl Quantity {
-    pub const ZERO: Quantity = Quantity { nanos: 0, format: Format::Decimal };
+    pub const ZERO: Quantity = Quantity {
+        nanos: 0,
+        format: Format::Decimal,
+    };
 
     pub fn parse(text: &str) -> Result<Quantity, BadQuantity> {
         let (negative, rest) = match text.as_bytes().first() {
@@ -42,7 +47,9 @@ impl Quantity {
             Some(b'+') => (false, &text[1..]),
             _ => (false, text),
         };
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (number, suffix) = rest.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || text.len() > 128 {
@@ -50,19 +57,31 @@ impl Quantity {
         }
         let (base, exponent, format) = scale(suffix)?;
         let nanos = product(whole, fraction, base, exponent);
-        Ok(Quantity { nanos: if negative { -nanos } else { nanos }, format })
+        Ok(Quantity {
+            nanos: if negative { -nanos } else { nanos },
+            format,
+        })
     }
 
     pub fn from_value(value: i64) -> Quantity {
-        Quantity { nanos: i128::from(value) * NANO, format: Format::Decimal }
+        Quantity {
+            nanos: i128::from(value) * NANO,
+            format: Format::Decimal,
+        }
     }
 
     pub fn from_bytes(value: i64) -> Quantity {
-        Quantity { nanos: i128::from(value) * NANO, format: Format::Binary }
+        Quantity {
+            nanos: i128::from(value) * NANO,
+            format: Format::Binary,
+        }
     }
 
     pub fn from_milli(milli: i64) -> Quantity {
-        Quantity { nanos: i128::from(milli) * (NANO / 1000), format: Format::Decimal }
+        Quantity {
+            nanos: i128::from(milli) * (NANO / 1000),
+            format: Format::Decimal,
+        }
     }
 
     /// Rounded up to whole units.
@@ -89,13 +108,27 @@ impl Quantity {
 
     /// The sum, written as `self` is (as `other` when `self` is zero).
     pub fn add(&self, other: &Quantity) -> Quantity {
-        let format = if self.is_zero() { other.format } else { self.format };
-        Quantity { nanos: (self.nanos + other.nanos).clamp(-MAX, MAX), format }
+        let format = if self.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        Quantity {
+            nanos: (self.nanos + other.nanos).clamp(-MAX, MAX),
+            format,
+        }
     }
 
     pub fn sub(&self, other: &Quantity) -> Quantity {
-        let format = if self.is_zero() { other.format } else { self.format };
-        Quantity { nanos: (self.nanos - other.nanos).clamp(-MAX, MAX), format }
+        let format = if self.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        Quantity {
+            nanos: (self.nanos - other.nanos).clamp(-MAX, MAX),
+            format,
+        }
     }
 
     /// As upstream's server writes it back: `0.5` -> `500m`, `1024Mi` -> `1Gi`.
@@ -103,7 +136,9 @@ impl Quantity {
         if self.nanos == 0 {
             return "0".to_owned();
         }
-        let binary = self.format == Format::Binary && self.nanos % NANO == 0 && self.nanos.abs() >= 1024 * NANO;
+        let binary = self.format == Format::Binary
+            && self.nanos % NANO == 0
+            && self.nanos.abs() >= 1024 * NANO;
         if binary {
             let (mut value, mut step) = (self.nanos / NANO, 0);
             while value % 1024 == 0 && step + 1 < BINARY.len() {
@@ -133,7 +168,9 @@ pub fn canonical(text: &str) -> Result<String, BadQuantity> {
 impl TryFrom<&k8s_openapi::apimachinery::pkg::api::resource::Quantity> for Quantity {
     type Error = BadQuantity;
 
-    fn try_from(quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity) -> Result<Self, BadQuantity> {
+    fn try_from(
+        quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity,
+    ) -> Result<Self, BadQuantity> {
         Quantity::parse(&quantity.0)
     }
 }
@@ -152,7 +189,11 @@ fn scale(suffix: &str) -> Result<(i128, i32, Format), BadQuantity> {
         return Ok((1024, step as i32, Format::Binary));
     }
     let exponent = suffix.strip_prefix(['e', 'E']).ok_or(BadQuantity)?;
-    Ok((10, exponent.parse().map_err(|_| BadQuantity)?, Format::Exponent))
+    Ok((
+        10,
+        exponent.parse().map_err(|_| BadQuantity)?,
+        Format::Exponent,
+    ))
 }
 
 /// `whole.fraction * base^exponent` in billionths, rounded up, at most [`MAX`].
@@ -191,7 +232,11 @@ fn product(whole: &str, fraction: &str, base: i128, exponent: i32) -> i128 {
 
 fn divide_up(nanos: i128, unit: i128) -> i128 {
     let quotient = nanos / unit;
-    if nanos % unit == 0 { quotient } else { quotient + nanos.signum() }
+    if nanos % unit == 0 {
+        quotient
+    } else {
+        quotient + nanos.signum()
+    }
 }
 
 fn clamp(value: i128) -> i64 {
@@ -227,19 +272,56 @@ mod tests {
     #[test]
     fn canonical_forms_are_upstreams() {
         for (text, canonical, value, milli) in [
-            ("0.5", "500m", 1, 500), ("1024Mi", "1Gi", 1 << 30, (1 << 30) * 1000), ("1000m", "1", 1, 1000), ("100m", "100m", 1, 100),
-            ("1000", "1k", 1000, 1_000_000), ("0", "0", 0, 0), ("0Gi", "0", 0, 0), ("1e3", "1e3", 1000, 1_000_000), ("100", "100", 100, 100_000),
-            ("1.5Gi", "1536Mi", 1_610_612_736, 1_610_612_736_000), ("0.5Ki", "512", 512, 512_000), ("1E", "1E", 1_000_000_000_000_000_000, i64::MAX),
-            ("-1.5", "-1500m", -2, -1500), (".5", "500m", 1, 500), ("5.", "5", 5, 5000), ("+1", "1", 1, 1000), ("0.1n", "1n", 1, 1),
-            ("129M", "129M", 129_000_000, 129_000_000_000), ("128974848", "128974848", 128_974_848, 128_974_848_000), ("123Mi", "123Mi", 128_974_848, 128_974_848_000),
-            ("12e6", "12e6", 12_000_000, 12_000_000_000), ("1.0", "1", 1, 1000), ("100000000000000000000", "9223372036854775807", i64::MAX, i64::MAX),
-            ("1e-3", "1e-3", 1, 1), ("0.0625Ki", "64", 64, 64_000),
+            ("0.5", "500m", 1, 500),
+            ("1024Mi", "1Gi", 1 << 30, (1 << 30) * 1000),
+            ("1000m", "1", 1, 1000),
+            ("100m", "100m", 1, 100),
+            ("1000", "1k", 1000, 1_000_000),
+            ("0", "0", 0, 0),
+            ("0Gi", "0", 0, 0),
+            ("1e3", "1e3", 1000, 1_000_000),
+            ("100", "100", 100, 100_000),
+            ("1.5Gi", "1536Mi", 1_610_612_736, 1_610_612_736_000),
+            ("0.5Ki", "512", 512, 512_000),
+            ("1E", "1E", 1_000_000_000_000_000_000, i64::MAX),
+            ("-1.5", "-1500m", -2, -1500),
+            (".5", "500m", 1, 500),
+            ("5.", "5", 5, 5000),
+            ("+1", "1", 1, 1000),
+            ("0.1n", "1n", 1, 1),
+            ("129M", "129M", 129_000_000, 129_000_000_000),
+            ("128974848", "128974848", 128_974_848, 128_974_848_000),
+            ("123Mi", "123Mi", 128_974_848, 128_974_848_000),
+            ("12e6", "12e6", 12_000_000, 12_000_000_000),
+            ("1.0", "1", 1, 1000),
+            (
+                "100000000000000000000",
+                "9223372036854775807",
+                i64::MAX,
+                i64::MAX,
+            ),
+            ("1e-3", "1e-3", 1, 1),
+            ("0.0625Ki", "64", 64, 64_000),
         ] {
             let quantity = Quantity::parse(text).unwrap();
-            assert_eq!((quantity.canonical().as_str(), quantity.value(), quantity.milli()), (canonical, value, milli), "{text}");
-            assert_eq!(super::canonical(canonical).unwrap(), canonical, "a fixed point");
+            assert_eq!(
+                (
+                    quantity.canonical().as_str(),
+                    quantity.value(),
+                    quantity.milli()
+                ),
+                (canonical, value, milli),
+                "{text}"
+            );
+            assert_eq!(
+                super::canonical(canonical).unwrap(),
+                canonical,
+                "a fixed point"
+            );
         }
-        for bad in ["", "m", "1x", "1.2.3", "1 Gi", "Gi", "--1", "1ki", "1e", "1e1.5", "."] {
+        for bad in [
+            "", "m", "1x", "1.2.3", "1 Gi", "Gi", "--1", "1ki", "1e", "1e1.5", ".",
+        ] {
             assert_eq!(Quantity::parse(bad), Err(BadQuantity), "{bad}");
         }
     }

@@ -38,8 +38,12 @@ impl Requirement {
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let value = labels.get(&self.key);
         match self.operator {
-            Operator::In | Operator::Equals => value.is_some_and(|value| self.values.contains(value)),
-            Operator::NotIn | Operator::NotEquals => value.is_none_or(|value| !self.values.contains(value)),
+            Operator::In | Operator::Equals => {
+                value.is_some_and(|value| self.values.contains(value))
+            }
+            Operator::NotIn | Operator::NotEquals => {
+                value.is_none_or(|value| !self.values.contains(value))
+            }
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
             Operator::GreaterThan => self.compare(value, |value, limit| value > limit),
@@ -56,7 +60,13 @@ impl Requirement {
 
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let values = || self.values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let values = || {
+            self.values
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
         match self.operator {
             Operator::In => write!(f, "{} in ({})", self.key, values()),
             Operator::NotIn => write!(f, "{} notin ({})", self.key, values()),
@@ -83,7 +93,10 @@ impl Selector {
     }
 
     pub fn nothing() -> Self {
-        Selector { requirements: Vec::new(), nothing: true }
+        Selector {
+            requirements: Vec::new(),
+            nothing: true,
+        }
     }
 
     /// The query parameter `labelSelector`.
@@ -91,19 +104,30 @@ impl Selector {
         let mut requirements = Vec::new();
         let mut rest = text.trim();
         while !rest.is_empty() {
-            let (requirement, tail) = parse_one(rest).map_err(|why| BadSelector(format!("unable to parse requirement: {why}")))?;
+            let (requirement, tail) = parse_one(rest)
+                .map_err(|why| BadSelector(format!("unable to parse requirement: {why}")))?;
             requirements.push(requirement);
             rest = match tail.strip_prefix(',') {
                 Some(next) if next.trim().is_empty() => {
-                    return Err(BadSelector("unable to parse requirement: found '', expected: identifier after ','".to_owned()));
+                    return Err(BadSelector(
+                        "unable to parse requirement: found '', expected: identifier after ','"
+                            .to_owned(),
+                    ));
                 }
                 Some(next) => next.trim_start(),
                 None if tail.is_empty() => tail,
-                None => return Err(BadSelector(format!("unable to parse requirement: found '{tail}', expected: ',' or 'end of string'"))),
+                None => {
+                    return Err(BadSelector(format!(
+                        "unable to parse requirement: found '{tail}', expected: ',' or 'end of string'"
+                    )));
+                }
             };
         }
         requirements.sort_by(|a: &Requirement, b| a.key.cmp(&b.key));
-        Ok(Selector { requirements, nothing: false })
+        Ok(Selector {
+            requirements,
+            nothing: false,
+        })
     }
 
     /// Labels that must be equal: a Service's selector, a nodeSelector.
@@ -113,13 +137,21 @@ impl Selector {
             operator: Operator::Equals,
             values: BTreeSet::from([value.clone()]),
         };
-        Selector { requirements: labels.iter().map(equal).collect(), nothing: false }
+        Selector {
+            requirements: labels.iter().map(equal).collect(),
+            nothing: false,
+        }
     }
 
     /// The structured form. Empty selects everything; a missing one (`None`) nothing.
     pub fn from_label_selector(selector: Option<&LabelSelector>) -> Result<Self, BadSelector> {
-        let Some(selector) = selector else { return Ok(Self::nothing()) };
-        let mut all = selector.match_labels.as_ref().map_or_else(Selector::everything, Selector::from_map);
+        let Some(selector) = selector else {
+            return Ok(Self::nothing());
+        };
+        let mut all = selector
+            .match_labels
+            .as_ref()
+            .map_or_else(Selector::everything, Selector::from_map);
         for expression in selector.match_expressions.iter().flatten() {
             let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
             let operator = match (expression.operator.as_str(), values.is_empty()) {
@@ -128,21 +160,37 @@ impl Selector {
                 ("Exists", true) => Operator::Exists,
                 ("DoesNotExist", true) => Operator::DoesNotExist,
                 ("In" | "NotIn", true) => {
-                    return Err(BadSelector("for 'in', 'notin' operators, values set can't be empty".to_owned()));
+                    return Err(BadSelector(
+                        "for 'in', 'notin' operators, values set can't be empty".to_owned(),
+                    ));
                 }
                 ("Exists" | "DoesNotExist", false) => {
-                    return Err(BadSelector("values set must be empty for exists and does not exist".to_owned()));
+                    return Err(BadSelector(
+                        "values set must be empty for exists and does not exist".to_owned(),
+                    ));
                 }
-                (other, _) => return Err(BadSelector(format!("{other:?} is not a valid label selector operator"))),
+                (other, _) => {
+                    return Err(BadSelector(format!(
+                        "{other:?} is not a valid label selector operator"
+                    )));
+                }
             };
-            all.requirements.push(Requirement { key: expression.key.clone(), operator, values });
+            all.requirements.push(Requirement {
+                key: expression.key.clone(),
+                operator,
+                values,
+            });
         }
         all.requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
 
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))
+        !self.nothing
+            && self
+                .requirements
+                .iter()
+                .all(|requirement| requirement.matches(labels))
     }
 
     /// Does it select everything?
@@ -165,7 +213,9 @@ impl fmt::Display for Selector {
 
 fn word(text: &str) -> (&str, &str) {
     let text = text.trim_start();
-    let end = text.find(|c: char| c.is_whitespace() || "=!(),<>".contains(c)).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c.is_whitespace() || "=!(),<>".contains(c))
+        .unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
     (word, rest.trim_start())
 }
@@ -177,12 +227,19 @@ fn parse_one(text: &str) -> Result<(Requirement, &str), String> {
     };
     let (key, rest) = word(text);
     if key.is_empty() {
-        return Err(format!("found '{}', expected: identifier", rest.chars().next().map(String::from).unwrap_or_default()));
+        return Err(format!(
+            "found '{}', expected: identifier",
+            rest.chars().next().map(String::from).unwrap_or_default()
+        ));
     }
     if let Some(problem) = names::qualified_name(key).into_iter().next() {
         return Err(format!("key: Invalid value: {key:?}: {problem}"));
     }
-    let make = |operator, values: BTreeSet<String>| Requirement { key: key.to_owned(), operator, values };
+    let make = |operator, values: BTreeSet<String>| Requirement {
+        key: key.to_owned(),
+        operator,
+        values,
+    };
     if negated {
         return Ok((make(Operator::DoesNotExist, BTreeSet::new()), rest));
     }
@@ -190,13 +247,23 @@ fn parse_one(text: &str) -> Result<(Requirement, &str), String> {
         return Ok((make(Operator::Exists, BTreeSet::new()), rest));
     }
     for (sign, operator) in [
-        ("==", Operator::Equals), ("=", Operator::Equals), ("!=", Operator::NotEquals), (">", Operator::GreaterThan), ("<", Operator::LessThan),
+        ("==", Operator::Equals),
+        ("=", Operator::Equals),
+        ("!=", Operator::NotEquals),
+        (">", Operator::GreaterThan),
+        ("<", Operator::LessThan),
     ] {
-        let Some(tail) = rest.strip_prefix(sign) else { continue };
+        let Some(tail) = rest.strip_prefix(sign) else {
+            continue;
+        };
         let (value, rest) = word(tail);
         check_value(key, value)?;
-        if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
-            return Err(format!("values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"));
+        if matches!(operator, Operator::GreaterThan | Operator::LessThan)
+            && value.parse::<i64>().is_err()
+        {
+            return Err(format!(
+                "values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+            ));
         }
         return Ok((make(operator, BTreeSet::from([value.to_owned()])), rest));
     }
@@ -204,10 +271,18 @@ fn parse_one(text: &str) -> Result<(Requirement, &str), String> {
     let operator = match operator_text {
         "in" => Operator::In,
         "notin" => Operator::NotIn,
-        other => return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
+        other => {
+            return Err(format!(
+                "found '{other}', expected: in, notin, =, ==, !=, gt, lt"
+            ));
+        }
     };
-    let inside = rest.strip_prefix('(').ok_or_else(|| format!("found '{rest}', expected: '('"))?;
-    let (list, rest) = inside.split_once(')').ok_or_else(|| "found '', expected: ',' or ')'".to_owned())?;
+    let inside = rest
+        .strip_prefix('(')
+        .ok_or_else(|| format!("found '{rest}', expected: '('"))?;
+    let (list, rest) = inside
+        .split_once(')')
+        .ok_or_else(|| "found '', expected: ',' or ')'".to_owned())?;
     let mut values = BTreeSet::new();
     for value in list.split(',').map(str::trim) {
         if value.contains(|c: char| c.is_whitespace() || "=!(<>".contains(c)) {
@@ -221,7 +296,9 @@ fn parse_one(text: &str) -> Result<(Requirement, &str), String> {
 
 fn check_value(key: &str, value: &str) -> Result<(), String> {
     match names::label_value(value).into_iter().next() {
-        Some(problem) => Err(format!("values[0][{key}]: Invalid value: {value:?}: {problem}")),
+        Some(problem) => Err(format!(
+            "values[0][{key}]: Invalid value: {value:?}: {problem}"
+        )),
         None => Ok(()),
     }
 }
@@ -247,20 +324,34 @@ pub fn parse_fields(text: &str) -> Result<Vec<FieldRequirement>, BadSelector> {
             *escaped = c == '\\' && !was;
             Some((at, c, was))
         });
-        let sign = at.filter(|(_, c, escaped)| !escaped && matches!(c, '=' | '!')).map(|(at, ..)| at).find(|at| {
-            let rest = &term[*at..];
-            rest.starts_with('=') || rest.starts_with("!=")
-        });
+        let sign = at
+            .filter(|(_, c, escaped)| !escaped && matches!(c, '=' | '!'))
+            .map(|(at, ..)| at)
+            .find(|at| {
+                let rest = &term[*at..];
+                rest.starts_with('=') || rest.starts_with("!=")
+            });
         let Some(at) = sign else {
-            return Err(BadSelector(format!("invalid selector: '{text}'; can't understand '{term}'")));
+            return Err(BadSelector(format!(
+                "invalid selector: '{text}'; can't understand '{term}'"
+            )));
         };
         let (path, rest) = term.split_at(at);
         let (equal, value) = if let Some(value) = rest.strip_prefix("!=") {
             (false, value)
         } else {
-            (true, rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')).unwrap_or(rest))
+            (
+                true,
+                rest.strip_prefix("==")
+                    .or_else(|| rest.strip_prefix('='))
+                    .unwrap_or(rest),
+            )
         };
-        requirements.push(FieldRequirement { path: path.trim().to_owned(), equal, value: unescape(value)? });
+        requirements.push(FieldRequirement {
+            path: path.trim().to_owned(),
+            equal,
+            value: unescape(value)?,
+        });
     }
     Ok(requirements)
 }
@@ -291,10 +382,16 @@ fn unescape(value: &str) -> Result<String, BadSelector> {
                 Some(c @ ('\\' | ',' | '=')) => out.push(c),
                 other => {
                     let sequence: String = std::iter::once('\\').chain(other).collect();
-                    return Err(BadSelector(format!("invalid field selector: invalid escape sequence: {sequence}")));
+                    return Err(BadSelector(format!(
+                        "invalid field selector: invalid escape sequence: {sequence}"
+                    )));
                 }
             },
-            ',' | '=' => return Err(BadSelector(format!("invalid field selector: unescaped character in value: {value}"))),
+            ',' | '=' => {
+                return Err(BadSelector(format!(
+                    "invalid field selector: unescaped character in value: {value}"
+                )));
+            }
             c => out.push(c),
         }
     }
@@ -306,32 +403,82 @@ mod tests {
     use super::*;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
-        text.split_whitespace().filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+        text.split_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect()
     }
 
     #[test]
     fn label_selectors_match_as_upstreams() {
         for (selector, on, matches) in [
-            ("", "a=1", true), ("a=1", "a=1 b=2", true), ("a==1,b!=2", "a=1 b=2", false), ("a!=1", "", true), ("a in (1, 2)", "a=2", true),
-            ("a notin (1,2)", "a=2", false), ("a notin (1)", "", true), ("a", "a=", true), ("!a", "a=", false), ("!a", "", true),
-            ("a>5", "a=6", true), ("a<5", "a=x", false), ("a=", "a=", true), ("example.com/x in (y),!z", "example.com/x=y", true), (" a = 1 , b ", "a=1 b=", true),
+            ("", "a=1", true),
+            ("a=1", "a=1 b=2", true),
+            ("a==1,b!=2", "a=1 b=2", false),
+            ("a!=1", "", true),
+            ("a in (1, 2)", "a=2", true),
+            ("a notin (1,2)", "a=2", false),
+            ("a notin (1)", "", true),
+            ("a", "a=", true),
+            ("!a", "a=", false),
+            ("!a", "", true),
+            ("a>5", "a=6", true),
+            ("a<5", "a=x", false),
+            ("a=", "a=", true),
+            ("example.com/x in (y),!z", "example.com/x=y", true),
+            (" a = 1 , b ", "a=1 b=", true),
         ] {
             let parsed = Selector::parse(selector).unwrap();
             assert_eq!(parsed.matches(&labels(on)), matches, "{selector} on {on}");
-            assert_eq!(Selector::parse(&parsed.to_string()).unwrap(), parsed, "{selector}");
+            assert_eq!(
+                Selector::parse(&parsed.to_string()).unwrap(),
+                parsed,
+                "{selector}"
+            );
         }
-        for bad in ["a=1,", ",", "a b", "a in 1", "a in (1", "=1", "a=b=c", "-a=1", "a=-", "a>x", "!", "a in (b c)"] {
+        for bad in [
+            "a=1,",
+            ",",
+            "a b",
+            "a in 1",
+            "a in (1",
+            "=1",
+            "a=b=c",
+            "-a=1",
+            "a=-",
+            "a>x",
+            "!",
+            "a in (b c)",
+        ] {
             assert!(Selector::parse(bad).is_err(), "{bad}");
         }
-        assert!(!Selector::from_label_selector(None).unwrap().matches(&labels("a=1")));
-        assert!(Selector::from_label_selector(Some(&LabelSelector::default())).unwrap().matches(&labels("a=1")));
+        assert!(
+            !Selector::from_label_selector(None)
+                .unwrap()
+                .matches(&labels("a=1"))
+        );
+        assert!(
+            Selector::from_label_selector(Some(&LabelSelector::default()))
+                .unwrap()
+                .matches(&labels("a=1"))
+        );
     }
 
     #[test]
     fn field_selectors_are_read_as_upstreams() {
-        let of = |path: &str, equal, value: &str| FieldRequirement { path: path.to_owned(), equal, value: value.to_owned() };
-        assert_eq!(parse_fields("a.b=c,d!=e,f==").unwrap(), [of("a.b", true, "c"), of("d", false, "e"), of("f", true, "")]);
-        assert_eq!(parse_fields(r"a=x\,y\=z").unwrap(), [of("a", true, "x,y=z")]);
+        let of = |path: &str, equal, value: &str| FieldRequirement {
+            path: path.to_owned(),
+            equal,
+            value: value.to_owned(),
+        };
+        assert_eq!(
+            parse_fields("a.b=c,d!=e,f==").unwrap(),
+            [of("a.b", true, "c"), of("d", false, "e"), of("f", true, "")]
+        );
+        assert_eq!(
+            parse_fields(r"a=x\,y\=z").unwrap(),
+            [of("a", true, "x,y=z")]
+        );
         assert_eq!(parse_fields("").unwrap(), []);
         assert!(parse_fields("nonsense").is_err());
         assert!(parse_fields(r"a=\x").is_err());

@@ -23,15 +23,30 @@ pub struct Column {
 
 impl Column {
     pub(crate) const fn text(name: &'static str, description: &'static str) -> Column {
-        Column { name, kind: "string", format: "", description, priority: 0 }
+        Column {
+            name,
+            kind: "string",
+            format: "",
+            description,
+            priority: 0,
+        }
     }
 
     pub(crate) const fn number(name: &'static str, description: &'static str) -> Column {
-        Column { name, kind: "integer", format: "", description, priority: 0 }
+        Column {
+            name,
+            kind: "integer",
+            format: "",
+            description,
+            priority: 0,
+        }
     }
 
     pub(crate) const fn wide(self) -> Column {
-        Column { priority: 1, ..self }
+        Column {
+            priority: 1,
+            ..self
+        }
     }
 
     /// As it stands in a Table's `columnDefinitions`.
@@ -47,7 +62,10 @@ pub(crate) const NAME: Column = Column {
     description: "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.",
     priority: 0,
 };
-pub(crate) const AGE: Column = Column::text("Age", "CreationTimestamp is a timestamp representing the server time when this object was created. It is represented in RFC3339 form and is in UTC.");
+pub(crate) const AGE: Column = Column::text(
+    "Age",
+    "CreationTimestamp is a timestamp representing the server time when this object was created. It is represented in RFC3339 form and is in UTC.",
+);
 pub(crate) const CREATED_AT: Column = Column {
     name: "Created At",
     kind: "date",
@@ -63,7 +81,10 @@ pub(crate) struct Printer {
 }
 
 /// What kinds without a printer of their own show.
-const DEFAULT: Printer = Printer { columns: &[NAME, CREATED_AT], cells: |object, _| vec![name(object), created_at(object)] };
+const DEFAULT: Printer = Printer {
+    columns: &[NAME, CREATED_AT],
+    cells: |object, _| vec![name(object), created_at(object)],
+};
 
 fn printer(row: &Row) -> &'static Printer {
     match (row.group, row.kind) {
@@ -130,13 +151,23 @@ pub(crate) fn age(object: &Value, now: Timestamp) -> Value {
 }
 
 pub(crate) fn since(at: &str, now: Timestamp) -> String {
-    at.parse().map_or_else(|_| "<unknown>".to_owned(), |at| time::since(at, now))
+    at.parse()
+        .map_or_else(|_| "<unknown>".to_owned(), |at| time::since(at, now))
 }
 
 /// `a=b,c=d`, or `<none>`.
 pub(crate) fn labels(map: &Value) -> String {
-    let pairs: Vec<String> = map.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
-    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
+    let pairs: Vec<String> = map
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if pairs.is_empty() {
+        "<none>".to_owned()
+    } else {
+        pairs.join(",")
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +179,12 @@ mod tests {
     fn every_kind_has_as_many_cells_as_columns() {
         for row in KINDS {
             let empty = json!({"metadata": {"name": "a"}});
-            assert_eq!(cells(row, &empty, time::now()).len(), columns(row).len(), "{}", row.kind);
+            assert_eq!(
+                cells(row, &empty, time::now()).len(),
+                columns(row).len(),
+                "{}",
+                row.kind
+            );
         }
     }
 }

@@ -41,7 +41,8 @@ pub fn micro_time(at: Timestamp) -> MicroTime {
 
 /// `at` plus whole seconds, at the end of time where that overflows.
 pub fn after(at: Timestamp, seconds: i64) -> Timestamp {
-    at.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    at.checked_add(SignedDuration::from_secs(seconds))
+        .unwrap_or(Timestamp::MAX)
 }
 
 /// A duration as kubectl's AGE column shows it. Follows `k8s.io/apimachinery/pkg/util/duration.HumanDuration`.
@@ -49,7 +50,11 @@ pub fn human(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     let days = hours / 24;
     let with = |whole: i64, unit: &str, rest: i64, rest_unit: &str| {
-        if rest == 0 { format!("{whole}{unit}") } else { format!("{whole}{unit}{rest}{rest_unit}") }
+        if rest == 0 {
+            format!("{whole}{unit}")
+        } else {
+            format!("{whole}{unit}{rest}{rest_unit}")
+        }
     };
     match seconds {
         i64::MIN..=-2 => "<invalid>".to_owned(),
@@ -78,9 +83,23 @@ mod tests {
     #[test]
     fn ages_read_as_upstreams() {
         for (seconds, text) in [
-            (-5, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (135, "2m15s"), (599, "9m59s"), (601, "10m"),
-            (179 * 60, "179m"), (180 * 60, "3h"), (185 * 60, "3h5m"), (47 * 3600, "47h"), (48 * 3600, "2d"), (49 * 3600, "2d1h"),
-            (9 * 86400, "9d"), (800 * 86400, "2y70d"), (9 * 365 * 86400, "9y"),
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (135, "2m15s"),
+            (599, "9m59s"),
+            (601, "10m"),
+            (179 * 60, "179m"),
+            (180 * 60, "3h"),
+            (185 * 60, "3h5m"),
+            (47 * 3600, "47h"),
+            (48 * 3600, "2d"),
+            (49 * 3600, "2d1h"),
+            (9 * 86400, "9d"),
+            (800 * 86400, "2y70d"),
+            (9 * 365 * 86400, "9y"),
         ] {
             assert_eq!(human(seconds), text, "{seconds}");
         }

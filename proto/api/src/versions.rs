@@ -19,7 +19,9 @@ const EVENT_FIELDS: [(&str, &str); 7] = [
 
 /// An object of `row`'s version, as it is stored.
 pub fn to_storage(row: &'static Row, object: &mut Value) {
-    convert(row, row.storage_row(), object, |(core, events)| (events, core));
+    convert(row, row.storage_row(), object, |(core, events)| {
+        (events, core)
+    });
 }
 
 /// A stored object, as `row`'s version shows it.
@@ -33,7 +35,9 @@ fn convert(row: &'static Row, target: &Row, object: &mut Value, rename: Rename) 
     if row.is_storage_version() {
         return;
     }
-    let Value::Object(members) = object else { return };
+    let Value::Object(members) = object else {
+        return;
+    };
     members.insert("apiVersion".to_owned(), Value::String(target.api_version()));
     members.insert("kind".to_owned(), Value::String(target.kind.to_owned()));
     if row.storage == ("core", "events") {

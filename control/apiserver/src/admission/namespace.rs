@@ -14,7 +14,10 @@ pub(super) fn lifecycle(
     _: &mut Option<&mut dyn Object>,
     _: Option<&dyn Object>,
 ) -> Result<(), ApiError> {
-    if write.operation == Operation::Delete && write.is("", "namespaces") && IMMORTAL.contains(&write.target.name.as_str()) {
+    if write.operation == Operation::Delete
+        && write.is("", "namespaces")
+        && IMMORTAL.contains(&write.target.name.as_str())
+    {
         return Err(write.forbidden("this namespace may not be deleted"));
     }
     if write.operation != Operation::Create || !write.target.row.is_namespaced() {
@@ -23,18 +26,31 @@ pub(super) fn lifecycle(
     let row = <Namespace as Kind>::row();
     let name = &write.target.namespace;
     let key = row.key("", name);
-    let entry = write.snapshot.entry(&key).ok_or_else(|| ApiError::not_found(row, name))?;
+    let entry = write
+        .snapshot
+        .entry(&key)
+        .ok_or_else(|| ApiError::not_found(row, name))?;
     if entry.meta.is_terminating() {
-        let why = format!("unable to create new content in namespace {name} because it is being terminated");
+        let why = format!(
+            "unable to create new content in namespace {name} because it is being terminated"
+        );
         let mut error = write.forbidden(why);
         let cause = k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause {
             field: Some("metadata.namespace".to_owned()),
             message: Some(format!("namespace {name} is being terminated")),
             reason: Some("NamespaceTerminating".to_owned()),
         };
-        error.details.get_or_insert_default().causes.get_or_insert_default().push(cause);
+        error
+            .details
+            .get_or_insert_default()
+            .causes
+            .get_or_insert_default()
+            .push(cause);
         return Err(error);
     }
-    write.changes.push(Change::Check { key, expect: Expect::At(entry.revision) });
+    write.changes.push(Change::Check {
+        key,
+        expect: Expect::At(entry.revision),
+    });
     Ok(())
 }

@@ -45,10 +45,26 @@ pub(super) fn taint(
     if write.operation != Operation::Create {
         return Ok(());
     }
-    let Some(node) = object.as_deref_mut().and_then(|object| object.typed_mut::<Node>()) else { return Ok(()) };
-    let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
-    if !taints.iter().any(|taint| taint.key == NOT_READY && taint.effect == "NoSchedule") {
-        taints.push(Taint { key: NOT_READY.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() });
+    let Some(node) = object
+        .as_deref_mut()
+        .and_then(|object| object.typed_mut::<Node>())
+    else {
+        return Ok(());
+    };
+    let taints = node
+        .spec
+        .get_or_insert_default()
+        .taints
+        .get_or_insert_default();
+    if !taints
+        .iter()
+        .any(|taint| taint.key == NOT_READY && taint.effect == "NoSchedule")
+    {
+        taints.push(Taint {
+            key: NOT_READY.to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        });
     }
     Ok(())
 }

@@ -12,14 +12,21 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
 /// The built-in classes, as long as PriorityClass is no kind of ours.
-const CLASSES: &[(&str, i32)] =
-    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const CLASSES: &[(&str, i32)] = &[
+    ("system-cluster-critical", 2_000_000_000),
+    ("system-node-critical", 2_000_001_000),
+];
 
-fn new_pod<'o>(write: &Admission<'_>, object: &'o mut Option<&mut dyn Object>) -> Option<&'o mut Pod> {
+fn new_pod<'o>(
+    write: &Admission<'_>,
+    object: &'o mut Option<&mut dyn Object>,
+) -> Option<&'o mut Pod> {
     if write.operation != Operation::Create || !write.is("", "pods") {
         return None;
     }
-    object.as_deref_mut().and_then(|object| object.typed_mut::<Pod>())
+    object
+        .as_deref_mut()
+        .and_then(|object| object.typed_mut::<Pod>())
 }
 
 pub(super) fn priority(
@@ -27,13 +34,17 @@ pub(super) fn priority(
     object: &mut Option<&mut dyn Object>,
     _: Option<&dyn Object>,
 ) -> Result<(), ApiError> {
-    let Some(pod) = new_pod(write, object) else { return Ok(()) };
+    let Some(pod) = new_pod(write, object) else {
+        return Ok(());
+    };
     let spec = pod.spec.get_or_insert_default();
     let class = spec.priority_class_name.as_deref().unwrap_or_default();
     let value = match CLASSES.iter().find(|(name, _)| *name == class) {
         Some((_, value)) => *value,
         None if class.is_empty() => 0,
-        None => return Err(write.forbidden(format!("no PriorityClass with name {class} was found"))),
+        None => {
+            return Err(write.forbidden(format!("no PriorityClass with name {class} was found")));
+        }
     };
     if spec.priority.is_some_and(|given| given != value) {
         return Err(write.forbidden(format!(
@@ -42,7 +53,8 @@ pub(super) fn priority(
         )));
     }
     spec.priority = Some(value);
-    spec.preemption_policy.get_or_insert_with(|| "PreemptLowerPriority".to_owned());
+    spec.preemption_policy
+        .get_or_insert_with(|| "PreemptLowerPriority".to_owned());
     Ok(())
 }
 
@@ -51,8 +63,14 @@ pub(super) fn tolerations(
     object: &mut Option<&mut dyn Object>,
     _: Option<&dyn Object>,
 ) -> Result<(), ApiError> {
-    let Some(pod) = new_pod(write, object) else { return Ok(()) };
-    let tolerations = pod.spec.get_or_insert_default().tolerations.get_or_insert_default();
+    let Some(pod) = new_pod(write, object) else {
+        return Ok(());
+    };
+    let tolerations = pod
+        .spec
+        .get_or_insert_default()
+        .tolerations
+        .get_or_insert_default();
     for key in [NOT_READY, UNREACHABLE] {
         let tolerated = tolerations.iter().any(|toleration| {
             let effect = toleration.effect.as_deref().unwrap_or_default();

@@ -20,7 +20,12 @@ use serde_json::json;
 const PARALLEL: usize = 64;
 
 /// Answers a POST to a collection.
-pub(crate) async fn create(api: &ApiServer, ask: &Ask, target: Target, body: Body) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn create(
+    api: &ApiServer,
+    ask: &Ask,
+    target: Target,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
     let writer = writer(api, ask, "CreateOptions")?;
     let json = json_body(ask, body).await?;
     let (object, warnings) = decode(api, target.row, &json, writer.options.validation)?;
@@ -29,7 +34,12 @@ pub(crate) async fn create(api: &ApiServer, ask: &Ask, target: Target, body: Bod
 }
 
 /// Answers a PUT of an object or of its status.
-pub(crate) async fn replace(api: &ApiServer, ask: &Ask, target: &Target, body: Body) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn replace(
+    api: &ApiServer,
+    ask: &Ask,
+    target: &Target,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
     let writer = writer(api, ask, "UpdateOptions")?;
     let json = json_body(ask, body).await?;
     let (object, warnings) = decode(api, target.row, &json, writer.options.validation)?;
@@ -39,8 +49,14 @@ pub(crate) async fn replace(api: &ApiServer, ask: &Ask, target: &Target, body: B
             target.name
         )));
     }
-    let part = if target.subresource == "status" { Part::Status } else { Part::Main };
-    let done = writer.update(target, part, |_: &Current<'_>| Ok(object.clone_object())).await?;
+    let part = if target.subresource == "status" {
+        Part::Status
+    } else {
+        Part::Main
+    };
+    let done = writer
+        .update(target, part, |_: &Current<'_>| Ok(object.clone_object()))
+        .await?;
     written(ask, target, done, warnings)
 }
 
@@ -63,7 +79,12 @@ async fn delete_options(ask: &Ask, body: Body) -> Result<DeleteOptions, ApiError
 const SHOWN: &[&str] = &["pods", "services", "serviceaccounts"];
 
 /// Answers a DELETE of one object.
-pub(crate) async fn delete(api: &ApiServer, ask: &Ask, target: &Target, body: Body) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn delete(
+    api: &ApiServer,
+    ask: &Ask,
+    target: &Target,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
     let options = delete_options(ask, body).await?;
     let mut writer = writer(api, ask, "DeleteOptions")?;
     writer.options.dry_run |= options.dry_run;
@@ -71,7 +92,11 @@ pub(crate) async fn delete(api: &ApiServer, ask: &Ask, target: &Target, body: Bo
     answer_deleted(ask, target, done)
 }
 
-pub(crate) fn answer_deleted(ask: &Ask, target: &Target, done: Written) -> Result<Response<Body>, ApiError> {
+pub(crate) fn answer_deleted(
+    ask: &Ask,
+    target: &Target,
+    done: Written,
+) -> Result<Response<Body>, ApiError> {
     if !done.deleted || SHOWN.contains(&target.row.plural) {
         return written(ask, target, done, Vec::new());
     }
@@ -83,15 +108,26 @@ pub(crate) fn answer_deleted(ask: &Ask, target: &Target, done: Written) -> Resul
         "status": "Success",
         "details": { "name": target.name, "group": target.row.group, "kind": target.row.plural, "uid": uid },
     });
-    Ok(respond::document(StatusCode::OK, Bytes::from(status.to_string()), ask.accepted))
+    Ok(respond::document(
+        StatusCode::OK,
+        Bytes::from(status.to_string()),
+        ask.accepted,
+    ))
 }
 
 fn uid_of(json: &[u8]) -> String {
-    caravel_api::Encoded::new(json.to_vec()).map(|encoded| encoded.meta.uid.to_string()).unwrap_or_default()
+    caravel_api::Encoded::new(json.to_vec())
+        .map(|encoded| encoded.meta.uid.to_string())
+        .unwrap_or_default()
 }
 
 /// Answers a DELETE of a collection: everything that is selected now, each as if deleted by itself.
-pub(crate) async fn delete_collection(api: &ApiServer, ask: &Ask, row: &'static Row, body: Body) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn delete_collection(
+    api: &ApiServer,
+    ask: &Ask,
+    row: &'static Row,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
     let options = delete_options(ask, body).await?;
     let mut writer = writer(api, ask, "DeleteOptions")?;
     writer.options.dry_run |= options.dry_run;

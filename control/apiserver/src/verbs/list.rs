@@ -37,14 +37,21 @@ struct Token {
 
 impl Token {
     fn write(revision: i64, start: &str) -> String {
-        let token = Self { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: start.to_owned() };
+        let token = Self {
+            v: "meta.k8s.io/v1".to_owned(),
+            rv: revision,
+            start: start.to_owned(),
+        };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
     fn read(text: &str) -> Result<Self, ApiError> {
         let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
-        let token: Self = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .map_err(|error| bad(&error.to_string()))?;
+        let token: Self =
+            serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
             return Err(bad("server does not recognize this encoded version"));
         }
@@ -56,13 +63,19 @@ impl Token {
 pub(crate) fn range(row: &'static Row, namespace: &str, selection: &Selection) -> KeyRange {
     let whole = row.prefix((!namespace.is_empty()).then_some(namespace));
     match selection.name() {
-        Some(name) if !row.is_namespaced() || !namespace.is_empty() => KeyRange::one(&row.key(namespace, name)),
+        Some(name) if !row.is_namespaced() || !namespace.is_empty() => {
+            KeyRange::one(&row.key(namespace, name))
+        }
         _ => whole,
     }
 }
 
 /// Answers a list.
-pub(crate) async fn list(api: &ApiServer, ask: &Ask, row: &'static Row) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn list(
+    api: &ApiServer,
+    ask: &Ask,
+    row: &'static Row,
+) -> Result<Response<Body>, ApiError> {
     let selection = Selection::parse(row, &ask.query)?;
     let whole = range(row, &ask.info.namespace, &selection);
     let limit = limit(&ask.query)?;
@@ -80,22 +93,39 @@ pub(crate) async fn list(api: &ApiServer, ask: &Ask, row: &'static Row) -> Resul
         found.push(entry);
     }
     let mut meta = Map::new();
-    meta.insert("resourceVersion".to_owned(), snapshot.revision().to_string().into());
+    meta.insert(
+        "resourceVersion".to_owned(),
+        snapshot.revision().to_string().into(),
+    );
     if let Some(next) = next {
         api.pages.keep(&snapshot);
-        let start = next.key.strip_prefix(row.prefix(None).start.as_str()).unwrap_or(&next.key);
-        let token = Token::write(i64::try_from(snapshot.revision().0).unwrap_or(i64::MAX), start);
+        let start = next
+            .key
+            .strip_prefix(row.prefix(None).start.as_str())
+            .unwrap_or(&next.key);
+        let token = Token::write(
+            i64::try_from(snapshot.revision().0).unwrap_or(i64::MAX),
+            start,
+        );
         meta.insert("continue".to_owned(), token.into());
         if selection.is_everything() {
             let left = snapshot.count(&whole.from_start(next.key.clone()));
             meta.insert("remainingItemCount".to_owned(), left.into());
         }
     }
-    let objects = found.into_iter().map(|entry| shape::versioned(row, entry.json.clone())).collect::<Result<Vec<_>, _>>()?;
+    let objects = found
+        .into_iter()
+        .map(|entry| shape::versioned(row, entry.json.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
     answer(ask, row, objects, Value::Object(meta))
 }
 
-fn answer(ask: &Ask, row: &'static Row, objects: Vec<Bytes>, meta: Value) -> Result<Response<Body>, ApiError> {
+fn answer(
+    ask: &Ask,
+    row: &'static Row,
+    objects: Vec<Bytes>,
+    meta: Value,
+) -> Result<Response<Body>, ApiError> {
     let plain = ask.accepted.encoding == crate::negotiate::Encoding::Json && !ask.accepted.pretty;
     let listing = match ask.accepted.shape {
         Shape::Table => {
@@ -104,30 +134,64 @@ fn answer(ask: &Ask, row: &'static Row, objects: Vec<Bytes>, meta: Value) -> Res
             return Ok(respond::document(StatusCode::OK, table, ask.accepted));
         }
         Shape::Metadata | Shape::MetadataList => {
-            let objects = objects.iter().map(|object| shape::metadata(object)).collect::<Result<Vec<_>, _>>()?;
-            joined("PartialObjectMetadataList", "meta.k8s.io/v1", &meta, objects)
+            let objects = objects
+                .iter()
+                .map(|object| shape::metadata(object))
+                .collect::<Result<Vec<_>, _>>()?;
+            joined(
+                "PartialObjectMetadataList",
+                "meta.k8s.io/v1",
+                &meta,
+                objects,
+            )
         }
-        Shape::Object | Shape::Discovery | Shape::DiscoveryBeta => joined(&format!("{}List", row.kind), &row.api_version(), &meta, objects),
+        Shape::Object | Shape::Discovery | Shape::DiscoveryBeta => joined(
+            &format!("{}List", row.kind),
+            &row.api_version(),
+            &meta,
+            objects,
+        ),
     };
     if plain {
-        return Ok(respond::stream(StatusCode::OK, "application/json", listing.boxed_unsync()));
+        return Ok(respond::stream(
+            StatusCode::OK,
+            "application/json",
+            listing.boxed_unsync(),
+        ));
     }
-    Ok(respond::document(StatusCode::OK, listing.into_bytes(), ask.accepted))
+    Ok(respond::document(
+        StatusCode::OK,
+        listing.into_bytes(),
+        ask.accepted,
+    ))
 }
 
 /// A list document around objects.
 pub(crate) fn joined(kind: &str, api_version: &str, meta: &Value, objects: Vec<Bytes>) -> Listing {
-    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
+    let head = format!(
+        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":["
+    );
     Listing::new(head.into(), objects, Bytes::from_static(b"]}\n"))
 }
 
 fn limit(query: &Query) -> Result<Option<usize>, ApiError> {
-    let limit = query.number("limit").map_err(|text| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
-    Ok(limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0))
+    let limit = query.number("limit").map_err(|text| {
+        ApiError::bad_request(format!(
+            "strconv.ParseInt: parsing {text:?}: invalid syntax"
+        ))
+    })?;
+    Ok(limit
+        .and_then(|limit| usize::try_from(limit).ok())
+        .filter(|limit| *limit > 0))
 }
 
 /// The state that a list is about, by `resourceVersion`, `resourceVersionMatch` and `continue`.
-async fn state(api: &ApiServer, ask: &Ask, row: &'static Row, whole: &KeyRange) -> Result<(Snapshot, KeyRange), ApiError> {
+async fn state(
+    api: &ApiServer,
+    ask: &Ask,
+    row: &'static Row,
+    whole: &KeyRange,
+) -> Result<(Snapshot, KeyRange), ApiError> {
     let query = &ask.query;
     let version = query.text("resourceVersion");
     let wanted = query.text("resourceVersionMatch");
@@ -136,19 +200,28 @@ async fn state(api: &ApiServer, ask: &Ask, row: &'static Row, whole: &KeyRange) 
     if let Some(token) = token {
         let token = Token::read(token)?;
         if version.is_some_and(|version| version != "0") {
-            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         let start = Key::from(format!("{}{}", row.prefix(None).start, token.start));
         if !whole.contains(&start) {
-            return Err(ApiError::bad_request("continue key is not valid: it does not belong to this list"));
+            return Err(ApiError::bad_request(
+                "continue key is not valid: it does not belong to this list",
+            ));
         }
         let range = whole.from_start(start);
         if token.rv < 0 {
             return Ok((api.store.fresh_snapshot().await.map_err(no_quorum)?, range));
         }
         let revision = Revision(token.rv.unsigned_abs());
-        let kept = api.pages.at(revision).or_else(|| Some(api.store.snapshot()).filter(|now| now.revision() == revision));
-        return kept.map(|snapshot| (snapshot, range)).ok_or_else(|| expired(&token.start));
+        let kept = api
+            .pages
+            .at(revision)
+            .or_else(|| Some(api.store.snapshot()).filter(|now| now.revision() == revision));
+        return kept
+            .map(|snapshot| (snapshot, range))
+            .ok_or_else(|| expired(&token.start));
     }
     let snapshot = match version {
         None => api.store.fresh_snapshot().await.map_err(no_quorum)?,
@@ -160,10 +233,13 @@ async fn state(api: &ApiServer, ask: &Ask, row: &'static Row, whole: &KeyRange) 
                 .at_least(revision, Instant::now() + CATCH_UP)
                 .await
                 .map_err(|error| ApiError::too_new(error.asked, error.current))?;
-            let exact = wanted == Some("Exact") || (wanted.is_none() && query.number("limit").ok().flatten().unwrap_or(0) > 0);
+            let exact = wanted == Some("Exact")
+                || (wanted.is_none() && query.number("limit").ok().flatten().unwrap_or(0) > 0);
             if exact && snapshot.revision() != revision {
                 api.pages.at(revision).ok_or_else(|| {
-                    ApiError::gone(format!("The resourceVersion for the provided list is too old. ({revision})"))
+                    ApiError::gone(format!(
+                        "The resourceVersion for the provided list is too old. ({revision})"
+                    ))
                 })?
             } else {
                 snapshot
@@ -175,24 +251,45 @@ async fn state(api: &ApiServer, ask: &Ask, row: &'static Row, whole: &KeyRange) 
 
 /// `resourceVersion` as a number.
 pub(crate) fn parse(text: &str) -> Result<Revision, ApiError> {
-    text.parse().map_err(|_| ApiError::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")))
+    text.parse().map_err(|_| {
+        ApiError::bad_request(format!(
+            "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
 }
 
-fn validate(version: Option<&str>, wanted: Option<&str>, token: Option<&str>) -> Result<(), ApiError> {
+fn validate(
+    version: Option<&str>,
+    wanted: Option<&str>,
+    token: Option<&str>,
+) -> Result<(), ApiError> {
     let path = Path::new("resourceVersionMatch");
     let Some(wanted) = wanted else { return Ok(()) };
     let mut errors = Vec::new();
     if token.is_some() {
-        errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        errors.push(FieldError::forbidden(
+            &path,
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
     }
     if version.is_none() {
-        errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        errors.push(FieldError::forbidden(
+            &path,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ));
     }
     if !matches!(wanted, "Exact" | "NotOlderThan") {
-        errors.push(FieldError::not_supported(&path, wanted, &["Exact", "NotOlderThan"]));
+        errors.push(FieldError::not_supported(
+            &path,
+            wanted,
+            &["Exact", "NotOlderThan"],
+        ));
     }
     if wanted == "Exact" && version == Some("0") {
-        errors.push(FieldError::forbidden(&path, "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""));
+        errors.push(FieldError::forbidden(
+            &path,
+            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+        ));
     }
     refuse("ListOptions", errors)
 }
@@ -206,13 +303,24 @@ fn expired(start: &str) -> ApiError {
         message: Some(Token::write(-1, start)),
         reason: Some("ContinueExpired".to_owned()),
     };
-    error.details.get_or_insert_default().causes.get_or_insert_default().push(cause);
+    error
+        .details
+        .get_or_insert_default()
+        .causes
+        .get_or_insert_default()
+        .push(cause);
     error
 }
 
 /// The body of an answer that lists what was deleted.
 pub(crate) fn of(row: &'static Row, revision: Revision, objects: Vec<Bytes>) -> Bytes {
-    joined(&format!("{}List", row.kind), &row.api_version(), &json!({ "resourceVersion": revision.to_string() }), objects).into_bytes()
+    joined(
+        &format!("{}List", row.kind),
+        &row.api_version(),
+        &json!({ "resourceVersion": revision.to_string() }),
+        objects,
+    )
+    .into_bytes()
 }
 
 #[cfg(test)]
@@ -222,7 +330,14 @@ mod tests {
     #[test]
     fn tokens() {
         let text = Token::write(7, "default/a");
-        assert_eq!(Token::read(&text).unwrap(), Token { v: "meta.k8s.io/v1".into(), rv: 7, start: "default/a".into() });
+        assert_eq!(
+            Token::read(&text).unwrap(),
+            Token {
+                v: "meta.k8s.io/v1".into(),
+                rv: 7,
+                start: "default/a".into()
+            }
+        );
         assert_eq!(Token::read("???").unwrap_err().code, 400);
     }
 }

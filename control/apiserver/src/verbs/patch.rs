@@ -31,12 +31,20 @@ const FORMS: &[(&str, Form)] = &[
 ];
 
 pub(crate) fn form(ask: &Ask) -> Result<Form, ApiError> {
-    let kind = ask.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = ask
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    FORMS.iter().find(|(name, _)| name.eq_ignore_ascii_case(kind)).map(|(_, form)| *form).ok_or_else(|| {
-        let accepted: Vec<&str> = FORMS.iter().map(|(name, _)| *name).collect();
-        ApiError::unsupported_media_type(&accepted)
-    })
+    FORMS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(kind))
+        .map(|(_, form)| *form)
+        .ok_or_else(|| {
+            let accepted: Vec<&str> = FORMS.iter().map(|(name, _)| *name).collect();
+            ApiError::unsupported_media_type(&accepted)
+        })
 }
 
 /// A patch as it was sent.
@@ -58,12 +66,17 @@ impl Patch {
 
     pub(crate) fn parse(form: Form, bytes: Bytes) -> Result<Self, ApiError> {
         check_depth(&bytes)?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
         Ok(Self { form, bytes, value })
     }
 
     /// Applies one of the three plain forms to a value of this type.
-    pub(crate) fn apply(&self, old: &Value, ty: caravel_schema::TypeRef<'_>) -> Result<Value, ApiError> {
+    pub(crate) fn apply(
+        &self,
+        old: &Value,
+        ty: caravel_schema::TypeRef<'_>,
+    ) -> Result<Value, ApiError> {
         match self.form {
             Form::Json => json::apply(old, &self.bytes).map_err(refused),
             Form::Merge => Ok(merge::apply(old, &self.value)),
@@ -77,13 +90,22 @@ fn refused(error: PatchError) -> ApiError {
     let text = error.to_string();
     match error.code() {
         413 => ApiError::too_large(text),
-        422 => ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {text}")),
+        422 => ApiError::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {text}"),
+        ),
         _ => ApiError::bad_request(text),
     }
 }
 
 /// Answers a PATCH of an object or of its status.
-pub(crate) async fn patch(api: &ApiServer, ask: &Ask, target: &Target, body: Body) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn patch(
+    api: &ApiServer,
+    ask: &Ask,
+    target: &Target,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
     let mut writer = writer(api, ask, "PatchOptions")?;
     let patch = Patch::read(ask, body).await?;
     check_options(&writer.options, patch.form)?;
@@ -103,60 +125,99 @@ pub(crate) async fn patch(api: &ApiServer, ask: &Ask, target: &Target, body: Bod
 }
 
 fn part(target: &Target) -> Part {
-    if target.subresource == "status" { Part::Status } else { Part::Main }
+    if target.subresource == "status" {
+        Part::Status
+    } else {
+        Part::Main
+    }
 }
 
 fn invalid_patch(value: &Value, why: impl Into<String>) -> ApiError {
-    let errors = FieldErrors(vec![FieldError::invalid(&Path::new("patch"), value.to_string(), why)]);
+    let errors = FieldErrors(vec![FieldError::invalid(
+        &Path::new("patch"),
+        value.to_string(),
+        why,
+    )]);
     ApiError::invalid_kind("", "", "", &errors)
 }
 
 /// Unknown fields of a patch's result: an error, or what to warn about.
-fn strict(patched: &Value, ty: caravel_schema::TypeRef<'_>, validation: Validation) -> Result<Vec<String>, ApiError> {
+fn strict(
+    patched: &Value,
+    ty: caravel_schema::TypeRef<'_>,
+    validation: Validation,
+) -> Result<Vec<String>, ApiError> {
     if validation == Validation::Ignore {
         return Ok(Vec::new());
     }
     let bytes = serde_json::to_vec(patched).map_err(ApiError::internal)?;
     let unknown = caravel_schema::unknown_fields(&bytes, ty);
     if validation == Validation::Strict && !unknown.is_empty() {
-        return Err(invalid_patch(patched, format!("strict decoding error: {}", unknown.join(", "))));
+        return Err(invalid_patch(
+            patched,
+            format!("strict decoding error: {}", unknown.join(", ")),
+        ));
     }
     Ok(unknown)
 }
 
 fn from_patched(row: &'static Row, patched: Value) -> Result<Box<dyn Object>, ApiError> {
-    caravel_registry::resource(row).from_value(patched.clone()).map_err(|error| invalid_patch(&patched, error.to_string()))
+    caravel_registry::resource(row)
+        .from_value(patched.clone())
+        .map_err(|error| invalid_patch(&patched, error.to_string()))
 }
 
 fn check_options(options: &WriteOptions, form: Form) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     if form == Form::Apply {
         if !options.manager_given {
-            errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
+            errors.push(FieldError::required(
+                &Path::new("fieldManager"),
+                "is required for apply patch",
+            ));
         }
     } else if options.force.is_some() {
-        errors.push(FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        errors.push(FieldError::forbidden(
+            &Path::new("force"),
+            "may not be specified for non-apply patch",
+        ));
     }
     refuse("PatchOptions", errors)
 }
 
 /// Server-side apply: changes the object, or makes it.
-async fn apply(writer: &Writer<'_>, ask: &Ask, target: &Target, patch: &Patch) -> Result<Response<Body>, ApiError> {
+async fn apply(
+    writer: &Writer<'_>,
+    ask: &Ask,
+    target: &Target,
+    patch: &Patch,
+) -> Result<Response<Body>, ApiError> {
     let row = target.row;
     let applied = &patch.value;
     check_applied(applied, target)?;
-    let unknown = caravel_schema::unknown_fields(&patch.bytes, writer.api.schema.of(row.definition));
+    let unknown =
+        caravel_schema::unknown_fields(&patch.bytes, writer.api.schema.of(row.definition));
     if writer.options.validation == Validation::Strict && !unknown.is_empty() {
-        return Err(ApiError::bad_request(format!("strict decoding error: {}", unknown.join(", "))));
+        return Err(ApiError::bad_request(format!(
+            "strict decoding error: {}",
+            unknown.join(", ")
+        )));
     }
-    let warnings = if writer.options.validation == Validation::Warn { unknown } else { Vec::new() };
+    let warnings = if writer.options.validation == Validation::Warn {
+        unknown
+    } else {
+        Vec::new()
+    };
     for _ in 0..2 {
         let exists = writer.api.store.snapshot().entry(&target.key()).is_some();
         let done = if exists {
             writer
                 .update(target, part(target), |current: &Current<'_>| {
                     let merged = merged(writer, target, Some(&current.old.to_value()), applied)?;
-                    Ok(crate::write::Edited { object: from_patched(row, merged)?, tracked: true })
+                    Ok(crate::write::Edited {
+                        object: from_patched(row, merged)?,
+                        tracked: true,
+                    })
                 })
                 .await
         } else if target.subresource.is_empty() {
@@ -177,7 +238,12 @@ async fn apply(writer: &Writer<'_>, ask: &Ask, target: &Target, patch: &Patch) -
     Err(ApiError::stale(row, &target.name))
 }
 
-fn merged(writer: &Writer<'_>, target: &Target, live: Option<&Value>, applied: &Value) -> Result<Value, ApiError> {
+fn merged(
+    writer: &Writer<'_>,
+    target: &Target,
+    live: Option<&Value>,
+    applied: &Value,
+) -> Result<Value, ApiError> {
     let row = target.row;
     let who = managed::Writer {
         manager: &writer.options.manager,
@@ -186,16 +252,29 @@ fn merged(writer: &Writer<'_>, target: &Target, live: Option<&Value>, applied: &
         now: caravel_api::time::now(),
     };
     let force = writer.options.force.unwrap_or(false);
-    managed::apply(live, applied, writer.api.schema.of(row.definition), &who, force).map_err(|error| match error {
-        ApplyError::Conflict { message, causes } => {
-            ApiError::apply_conflict(message, causes.into_iter().map(|cause| (cause.message, cause.field)))
-        }
+    managed::apply(
+        live,
+        applied,
+        writer.api.schema.of(row.definition),
+        &who,
+        force,
+    )
+    .map_err(|error| match error {
+        ApplyError::Conflict { message, causes } => ApiError::apply_conflict(
+            message,
+            causes.into_iter().map(|cause| (cause.message, cause.field)),
+        ),
         ApplyError::Malformed(why) => ApiError::bad_request(why),
     })
 }
 
 fn check_applied(applied: &Value, target: &Target) -> Result<(), ApiError> {
-    let text = |pointer: &str| applied.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| {
+        applied
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     if text("/apiVersion") != target.row.api_version() || text("/kind") != target.row.kind {
         return Err(ApiError::bad_request(format!(
             "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
@@ -210,7 +289,10 @@ fn check_applied(applied: &Value, target: &Target) -> Result<(), ApiError> {
             target.name
         )));
     }
-    if applied.pointer("/metadata/managedFields").is_some_and(|fields| !fields.is_null()) {
+    if applied
+        .pointer("/metadata/managedFields")
+        .is_some_and(|fields| !fields.is_null())
+    {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     Ok(())

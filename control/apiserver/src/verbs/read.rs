@@ -12,7 +12,9 @@ use http::{Response, StatusCode};
 /// Answers a get. One server sees every acknowledged write at once, so its own snapshot is current.
 pub(crate) fn get(api: &ApiServer, ask: &Ask, target: &Target) -> Result<Response<Body>, ApiError> {
     let snapshot = api.store.snapshot();
-    let entry = snapshot.entry(&target.key()).ok_or_else(|| ApiError::not_found(target.row, &target.name))?;
+    let entry = snapshot
+        .entry(&target.key())
+        .ok_or_else(|| ApiError::not_found(target.row, &target.name))?;
     let json = shape::versioned(target.row, entry.json.clone())?;
     let include = Include::parse(ask.query.get("includeObject"))?;
     let json = shape::one(target.row, json, ask.accepted.shape, include)?;

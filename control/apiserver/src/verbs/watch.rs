@@ -44,7 +44,11 @@ struct Start {
 }
 
 /// Answers a watch.
-pub(crate) async fn watch(api: &ApiServer, ask: &Ask, row: &'static Row) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn watch(
+    api: &ApiServer,
+    ask: &Ask,
+    row: &'static Row,
+) -> Result<Response<Body>, ApiError> {
     let mut selection = Selection::parse(row, &ask.query)?;
     if !ask.info.name.is_empty() && selection.name().is_none() {
         let field = format!("metadata.name={}", ask.info.name);
@@ -53,7 +57,12 @@ pub(crate) async fn watch(api: &ApiServer, ask: &Ask, row: &'static Row) -> Resu
     let bookmarks = ask.query.flag("allowWatchBookmarks");
     let start = start(api, &ask.query, bookmarks).await?;
     let range = list::range(row, &ask.info.namespace, &selection);
-    let form = Form { row, shape: ask.accepted.shape, include: Include::parse(ask.query.get("includeObject"))?, columns_sent: false };
+    let form = Form {
+        row,
+        shape: ask.accepted.shape,
+        include: Include::parse(ask.query.get("includeObject"))?,
+        columns_sent: false,
+    };
     let mut stream = Stream {
         form,
         selection,
@@ -68,18 +77,30 @@ pub(crate) async fn watch(api: &ApiServer, ask: &Ask, row: &'static Row) -> Resu
         Ok(source) => stream.source = Some(source),
         Err(WatchError::Gone) => {
             let oldest = api.store.snapshot().revision();
-            stream.ready.push_back(error_frame(&ApiError::too_old(start.after, oldest)));
+            stream
+                .ready
+                .push_back(error_frame(&ApiError::too_old(start.after, oldest)));
             return Ok(stream.response());
         }
-        Err(WatchError::NotYet) => return Err(ApiError::too_new(start.after, api.store.snapshot().revision())),
+        Err(WatchError::NotYet) => {
+            return Err(ApiError::too_new(
+                start.after,
+                api.store.snapshot().revision(),
+            ));
+        }
     }
     if let Some(snapshot) = &start.initial {
-        for entry in snapshot.list(&range).filter(|entry| stream.selection.matches(entry)) {
+        for entry in snapshot
+            .list(&range)
+            .filter(|entry| stream.selection.matches(entry))
+        {
             let frame = stream.form.frame(EventKind::Added, &entry.json)?;
             stream.ready.push_back(frame);
         }
         if start.mark_end && bookmarks {
-            stream.ready.push_back(stream.form.bookmark(snapshot.revision(), true)?);
+            stream
+                .ready
+                .push_back(stream.form.bookmark(snapshot.revision(), true)?);
         }
     }
     Ok(stream.response())
@@ -92,7 +113,11 @@ fn counted(api: &ApiServer, row: &'static Row, ask: &Ask) -> Guard {
         version: row.version,
         resource: row.plural,
         subresource: "",
-        scope: if ask.info.namespace.is_empty() { "cluster" } else { "namespace" },
+        scope: if ask.info.namespace.is_empty() {
+            "cluster"
+        } else {
+            "namespace"
+        },
         code: 200,
         dry_run: false,
         took: Duration::ZERO,
@@ -100,25 +125,39 @@ fn counted(api: &ApiServer, row: &'static Row, ask: &Ask) -> Guard {
 }
 
 fn timeout(query: &Query) -> Result<Duration, ApiError> {
-    let given = query
-        .number("timeoutSeconds")
-        .map_err(|text| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
-    let seconds = given.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
-    Ok(Duration::from_secs(seconds.unwrap_or_else(|| MIN_TIMEOUT + rand::rng().random_range(0..MIN_TIMEOUT))))
+    let given = query.number("timeoutSeconds").map_err(|text| {
+        ApiError::bad_request(format!(
+            "strconv.ParseInt: parsing {text:?}: invalid syntax"
+        ))
+    })?;
+    let seconds = given
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0);
+    Ok(Duration::from_secs(seconds.unwrap_or_else(|| {
+        MIN_TIMEOUT + rand::rng().random_range(0..MIN_TIMEOUT)
+    })))
 }
 
 async fn start(api: &ApiServer, query: &Query, bookmarks: bool) -> Result<Start, ApiError> {
     let version = query.text("resourceVersion");
     let wanted = query.text("resourceVersionMatch");
-    let send = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+    let send = query
+        .get("sendInitialEvents")
+        .map(|_| query.flag("sendInitialEvents"));
     let mut errors = Vec::new();
     let path = Path::new("resourceVersionMatch");
     match (send, wanted) {
         (None, Some(_)) => {
-            errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            errors.push(FieldError::forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
         }
         (Some(_), None) => {
-            errors.push(FieldError::forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+            errors.push(FieldError::forbidden(
+                &Path::new("sendInitialEvents"),
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
         }
         (Some(_), Some(other)) if other != "NotOlderThan" => {
             errors.push(FieldError::not_supported(&path, other, &["NotOlderThan"]));
@@ -129,11 +168,23 @@ async fn start(api: &ApiServer, query: &Query, bookmarks: bool) -> Result<Start,
     let revision = version.map(list::parse).transpose()?.unwrap_or_default();
     let mark_end = send == Some(true) && bookmarks;
     if send == Some(false) {
-        let after = if revision == Revision(0) { api.store.snapshot().revision() } else { revision };
-        return Ok(Start { initial: None, after, mark_end });
+        let after = if revision == Revision(0) {
+            api.store.snapshot().revision()
+        } else {
+            revision
+        };
+        return Ok(Start {
+            initial: None,
+            after,
+            mark_end,
+        });
     }
     if revision != Revision(0) && send.is_none() {
-        return Ok(Start { initial: None, after: revision, mark_end });
+        return Ok(Start {
+            initial: None,
+            after: revision,
+            mark_end,
+        });
     }
     let snapshot = match version {
         None => api.store.fresh_snapshot().await.map_err(no_quorum)?,
@@ -143,7 +194,11 @@ async fn start(api: &ApiServer, query: &Query, bookmarks: bool) -> Result<Start,
             .await
             .map_err(|error| ApiError::too_new(error.asked, error.current))?,
     };
-    Ok(Start { after: snapshot.revision(), initial: Some(snapshot), mark_end })
+    Ok(Start {
+        after: snapshot.revision(),
+        initial: Some(snapshot),
+        mark_end,
+    })
 }
 
 /// How events of this watch look.
@@ -161,7 +216,13 @@ impl Form {
             Shape::Table => {
                 let revision = shape::revision_of(&json);
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                shape::table(self.row, &[json], json!({ "resourceVersion": revision }), self.include, columns)?
+                shape::table(
+                    self.row,
+                    &[json],
+                    json!({ "resourceVersion": revision }),
+                    self.include,
+                    columns,
+                )?
             }
             Shape::Metadata | Shape::MetadataList => shape::metadata(&json)?,
             Shape::Object | Shape::Discovery | Shape::DiscoveryBeta => json,
@@ -178,9 +239,13 @@ impl Form {
     }
 
     fn bookmark(&mut self, revision: Revision, end: bool) -> Result<Bytes, ApiError> {
-        let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        let mut metadata =
+            json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
         if end && let Some(members) = metadata.as_object_mut() {
-            members.insert("annotations".to_owned(), json!({ "k8s.io/initial-events-end": "true" }));
+            members.insert(
+                "annotations".to_owned(),
+                json!({ "k8s.io/initial-events-end": "true" }),
+            );
         }
         let object = match self.shape {
             Shape::Table => json!({
@@ -194,9 +259,13 @@ impl Form {
             Shape::Metadata | Shape::MetadataList => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }
-            _ => json!({ "kind": self.row.kind, "apiVersion": self.row.api_version(), "metadata": metadata }),
+            _ => {
+                json!({ "kind": self.row.kind, "apiVersion": self.row.api_version(), "metadata": metadata })
+            }
         };
-        Ok(Bytes::from(format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n")))
+        Ok(Bytes::from(format!(
+            "{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n"
+        )))
     }
 }
 
@@ -216,7 +285,10 @@ fn seen(selection: &Selection, event: &Event) -> Option<EventKind> {
     let now = event.kind != EventKind::Deleted && selection.matches(&event.entry);
     let before = match event.kind {
         EventKind::Added => false,
-        EventKind::Modified => event.previous.as_ref().is_some_and(|previous| selection.matches(previous)),
+        EventKind::Modified => event
+            .previous
+            .as_ref()
+            .is_some_and(|previous| selection.matches(previous)),
         EventKind::Deleted => selection.matches(&event.entry),
     };
     match (before, now) {
@@ -245,7 +317,11 @@ impl Stream {
             let piece = stream.next().await?;
             Some((Ok::<_, BoxError>(Frame::data(piece)), stream))
         });
-        respond::stream(StatusCode::OK, "application/json", StreamBody::new(frames).boxed_unsync())
+        respond::stream(
+            StatusCode::OK,
+            "application/json",
+            StreamBody::new(frames).boxed_unsync(),
+        )
     }
 
     /// The next bytes to send, `None` at the end.
@@ -264,7 +340,10 @@ impl Stream {
             };
             self.take(item);
             while self.ready.len() < 256
-                && let Some(item) = self.source.as_mut().and_then(|source| source.next().now_or_never())
+                && let Some(item) = self
+                    .source
+                    .as_mut()
+                    .and_then(|source| source.next().now_or_never())
             {
                 self.take(item);
             }
@@ -275,7 +354,11 @@ impl Stream {
     fn gathered(&mut self) -> Option<Bytes> {
         let first = self.ready.pop_front()?;
         let fits = |next: &Bytes, size: usize| size + next.len() <= BATCH;
-        if self.ready.front().is_none_or(|next| !fits(next, first.len())) {
+        if self
+            .ready
+            .front()
+            .is_none_or(|next| !fits(next, first.len()))
+        {
             return Some(first);
         }
         let mut piece = BytesMut::with_capacity(BATCH.min(first.len() * (self.ready.len() + 1)));
@@ -298,16 +381,25 @@ impl Stream {
                 Some(kind) if kind == event.kind => self.form.shared(&event),
                 // The object left the selection: it is shown as it was, at the revision of its leaving.
                 Some(EventKind::Deleted) => {
-                    let last = event.previous.as_ref().unwrap_or(&event.entry).encoded().at(event.revision);
+                    let last = event
+                        .previous
+                        .as_ref()
+                        .unwrap_or(&event.entry)
+                        .encoded()
+                        .at(event.revision);
                     self.form.frame(EventKind::Deleted, &last)
                 }
                 Some(kind) => self.form.frame(kind, &event.entry.json),
             },
-            Ok(WatchItem::Progress(revision)) if self.bookmarks => self.form.bookmark(revision, false),
+            Ok(WatchItem::Progress(revision)) if self.bookmarks => {
+                self.form.bookmark(revision, false)
+            }
             Ok(WatchItem::Progress(_)) => return,
             Err(gone) => {
                 self.source = None;
-                Ok(error_frame(&ApiError::gone(format!("too old resource version: {gone}"))))
+                Ok(error_frame(&ApiError::gone(format!(
+                    "too old resource version: {gone}"
+                ))))
             }
         };
         match frame {

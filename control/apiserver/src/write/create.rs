@@ -21,12 +21,17 @@ impl Writer<'_> {
         loop {
             attempt += 1;
             // The last attempt needs no copy to fall back on; nearly always the first one is it.
-            let tried = self.create_on(&snapshot, target.clone(), object.clone_object(), tracked).await?;
+            let tried = self
+                .create_on(&snapshot, target.clone(), object.clone_object(), tracked)
+                .await?;
             let (key, found) = match tried {
                 Tried::Written(written) => return Ok(written),
                 Tried::Conflict { key, own, found } if key == own => {
                     let meta = object.meta();
-                    let generated = meta.generate_name.as_deref().is_some_and(|base| !base.is_empty());
+                    let generated = meta
+                        .generate_name
+                        .as_deref()
+                        .is_some_and(|base| !base.is_empty());
                     let given = meta.name.as_deref().is_some_and(|name| !name.is_empty());
                     if given || !generated || attempt >= ATTEMPTS {
                         return Err(ApiError::already_exists(target.row, &own.object().name));
@@ -54,7 +59,13 @@ impl Writer<'_> {
         target.name = object.meta().name.clone().unwrap_or_default();
         resource.apply_defaults(&mut *object);
         resource.prepare_create(&mut *object);
-        let admitted = self.admit(snapshot, &target, Operation::Create, Some(&mut *object), None)?;
+        let admitted = self.admit(
+            snapshot,
+            &target,
+            Operation::Create,
+            Some(&mut *object),
+            None,
+        )?;
         resource.apply_defaults(&mut *object);
         let errors = resource.validate(&*object);
         if !errors.is_empty() {
@@ -67,24 +78,55 @@ impl Writer<'_> {
         let txn = Txn::create(key.clone(), encoded.clone()).with_all(admitted.changes);
         Ok(match self.propose(txn).await? {
             Proposed::Done(committed) => {
-                let revision = committed.revisions.first().copied().unwrap_or(committed.revision);
-                let json = if self.options.dry_run { encoded.json } else { encoded.at(revision) };
-                Tried::Written(Written { json, name: target.name, revision, created: true, deleted: false, warnings })
+                let revision = committed
+                    .revisions
+                    .first()
+                    .copied()
+                    .unwrap_or(committed.revision);
+                let json = if self.options.dry_run {
+                    encoded.json
+                } else {
+                    encoded.at(revision)
+                };
+                Tried::Written(Written {
+                    json,
+                    name: target.name,
+                    revision,
+                    created: true,
+                    deleted: false,
+                    warnings,
+                })
             }
-            Proposed::Conflict(found_key, found) => Tried::Conflict { own: key, key: found_key, found },
+            Proposed::Conflict(found_key, found) => Tried::Conflict {
+                own: key,
+                key: found_key,
+                found,
+            },
         })
     }
 }
 
 enum Tried {
     Written(Written),
-    Conflict { own: caravel_api::Key, key: caravel_api::Key, found: Revision },
+    Conflict {
+        own: caravel_api::Key,
+        key: caravel_api::Key,
+        found: Revision,
+    },
 }
 
 /// What the server says about a new object, and what a client may not say.
 fn stamp(meta: &mut ObjectMeta, target: &Target) -> Result<(), ApiError> {
-    if meta.resource_version.as_deref().is_some_and(|version| !version.is_empty()) {
-        return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
+    if meta
+        .resource_version
+        .as_deref()
+        .is_some_and(|version| !version.is_empty())
+    {
+        return Err(ApiError::new(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     match meta.namespace.as_deref().unwrap_or_default() {
         "" => meta.namespace = (!target.namespace.is_empty()).then(|| target.namespace.clone()),
@@ -106,7 +148,10 @@ fn stamp(meta: &mut ObjectMeta, target: &Target) -> Result<(), ApiError> {
 
 fn name(meta: &mut ObjectMeta) {
     if meta.name.as_deref().is_none_or(str::is_empty)
-        && let Some(base) = meta.generate_name.as_deref().filter(|base| !base.is_empty())
+        && let Some(base) = meta
+            .generate_name
+            .as_deref()
+            .filter(|base| !base.is_empty())
     {
         meta.name = Some(generate::name(base));
     }

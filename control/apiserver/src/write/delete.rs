@@ -64,15 +64,21 @@ impl DeleteOptions {
             let grace = query.number("gracePeriodSeconds");
             Wire {
                 grace_period_seconds: grace.map_err(|text| {
-                    ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+                    ApiError::bad_request(format!(
+                        "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                    ))
                 })?,
-                orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
+                orphan_dependents: query
+                    .get("orphanDependents")
+                    .map(|_| query.flag("orphanDependents")),
                 propagation_policy: query.text("propagationPolicy").map(str::to_owned),
                 dry_run: Some(query.all("dryRun").map(str::to_owned).collect()),
                 preconditions: None,
             }
         } else {
-            serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("couldn't decode DeleteOptions: {error}")))?
+            serde_json::from_slice(body).map_err(|error| {
+                ApiError::bad_request(format!("couldn't decode DeleteOptions: {error}"))
+            })?
         };
         Self::from_wire(wire, query)
     }
@@ -82,7 +88,11 @@ impl DeleteOptions {
         let policy_path = Path::new("propagationPolicy");
         if wire.orphan_dependents.is_some() && wire.propagation_policy.is_some() {
             let why = "orphanDependents and deletionPropagation cannot be both set";
-            errors.push(FieldError::invalid(&policy_path, wire.propagation_policy.clone().unwrap_or_default(), why));
+            errors.push(FieldError::invalid(
+                &policy_path,
+                wire.propagation_policy.clone().unwrap_or_default(),
+                why,
+            ));
         }
         let propagation = match (wire.propagation_policy.as_deref(), wire.orphan_dependents) {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
@@ -90,7 +100,11 @@ impl DeleteOptions {
             (Some("Foreground"), _) => Some(Propagation::Foreground),
             (None | Some(""), _) => None,
             (Some(other), _) => {
-                errors.push(FieldError::not_supported(&policy_path, other, &["Background", "Foreground", "Orphan"]));
+                errors.push(FieldError::not_supported(
+                    &policy_path,
+                    other,
+                    &["Background", "Foreground", "Orphan"],
+                ));
                 None
             }
         };
@@ -101,7 +115,9 @@ impl DeleteOptions {
         Ok(Self {
             grace: wire.grace_period_seconds,
             uid: preconditions.uid.filter(|uid| !uid.is_empty()),
-            revision: preconditions.resource_version.filter(|version| !version.is_empty()),
+            revision: preconditions
+                .resource_version
+                .filter(|version| !version.is_empty()),
             propagation,
             dry_run: dry_run_list(&dry, "DeleteOptions")?,
         })
@@ -110,7 +126,11 @@ impl DeleteOptions {
 
 impl Writer<'_> {
     /// Deletes one object, or begins to.
-    pub(crate) async fn delete(&self, target: &Target, options: &DeleteOptions) -> Result<Written, ApiError> {
+    pub(crate) async fn delete(
+        &self,
+        target: &Target,
+        options: &DeleteOptions,
+    ) -> Result<Written, ApiError> {
         let mut snapshot = self.api.store.snapshot();
         for _ in 0..ATTEMPTS {
             match self.delete_on(&snapshot, target, options).await? {
@@ -129,12 +149,23 @@ impl Writer<'_> {
     ) -> Result<Result<Written, Revision>, ApiError> {
         let (row, resource) = (target.row, target.resource());
         let key = target.key();
-        let entry = snapshot.entry(&key).ok_or_else(|| ApiError::not_found(row, &target.name))?;
+        let entry = snapshot
+            .entry(&key)
+            .ok_or_else(|| ApiError::not_found(row, &target.name))?;
         preconditions(target, options, &entry.meta.uid, entry.revision)?;
-        let old = resource.decode_stored(&entry.json).map_err(ApiError::internal)?;
+        let old = resource
+            .decode_stored(&entry.json)
+            .map_err(ApiError::internal)?;
         let admitted = self.admit(snapshot, target, Operation::Delete, None, Some(&*old))?;
         let grace = resource.grace(&*old, options.grace);
-        let written = |json, revision, deleted| Written { json, name: target.name.clone(), revision, created: false, deleted, warnings: admitted.warnings.clone() };
+        let written = |json, revision, deleted| Written {
+            json,
+            name: target.name.clone(),
+            revision,
+            created: false,
+            deleted,
+            warnings: admitted.warnings.clone(),
+        };
 
         let mut new = old.clone_object();
         finalizers(new.meta_mut(), options.propagation);
@@ -144,11 +175,20 @@ impl Writer<'_> {
             resource.begin_deletion(&mut *new);
         }
         let change = match step {
-            Step::Remove => Change::Delete { key: key.clone(), expect: Expect::At(entry.revision) },
-            Step::Keep if resource.same(&*new, &*old) => return Ok(Ok(written(entry.json.clone(), entry.revision, false))),
+            Step::Remove => Change::Delete {
+                key: key.clone(),
+                expect: Expect::At(entry.revision),
+            },
+            Step::Keep if resource.same(&*new, &*old) => {
+                return Ok(Ok(written(entry.json.clone(), entry.revision, false)));
+            }
             Step::Keep => {
                 let object = self.finish(target, &mut *new, Some(&*old), false)?;
-                Change::Put { key: key.clone(), expect: Expect::At(entry.revision), object }
+                Change::Put {
+                    key: key.clone(),
+                    expect: Expect::At(entry.revision),
+                    object,
+                }
             }
         };
         let encoded = match &change {
@@ -161,7 +201,11 @@ impl Writer<'_> {
         }
         match self.propose(txn).await? {
             Proposed::Done(committed) => {
-                let revision = committed.revisions.first().copied().unwrap_or(committed.revision);
+                let revision = committed
+                    .revisions
+                    .first()
+                    .copied()
+                    .unwrap_or(committed.revision);
                 let json = match encoded {
                     Some(encoded) if !self.options.dry_run => encoded.at(revision),
                     Some(encoded) => encoded.json,
@@ -228,14 +272,20 @@ fn mark(object: &mut dyn Object, grace: Grace, held: bool) -> Step {
 
 /// Upstream counts the mark of deletion as a change of what is wanted.
 fn generation(meta: &mut ObjectMeta) {
-    if let Some(generation) = meta.generation.as_mut().filter(|generation| **generation > 0) {
+    if let Some(generation) = meta
+        .generation
+        .as_mut()
+        .filter(|generation| **generation > 0)
+    {
         *generation += 1;
     }
 }
 
 /// The finalizers by which the garbage collector learns what to do with dependents.
 fn finalizers(meta: &mut ObjectMeta, propagation: Option<Propagation>) {
-    let Some(propagation) = propagation else { return };
+    let Some(propagation) = propagation else {
+        return;
+    };
     let mut finalizers = meta.finalizers.take().unwrap_or_default();
     finalizers.retain(|finalizer| finalizer != ORPHAN && finalizer != FOREGROUND);
     match propagation {
@@ -246,14 +296,23 @@ fn finalizers(meta: &mut ObjectMeta, propagation: Option<Propagation>) {
     meta.finalizers = (!finalizers.is_empty()).then_some(finalizers);
 }
 
-fn preconditions(target: &Target, options: &DeleteOptions, uid: &str, revision: Revision) -> Result<(), ApiError> {
+fn preconditions(
+    target: &Target,
+    options: &DeleteOptions,
+    uid: &str,
+    revision: Revision,
+) -> Result<(), ApiError> {
     if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
         let why = format!(
             "Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
         );
         return Err(ApiError::conflict(target.row, &target.name, why));
     }
-    if let Some(wanted) = options.revision.as_deref().filter(|wanted| *wanted != revision.to_string()) {
+    if let Some(wanted) = options
+        .revision
+        .as_deref()
+        .filter(|wanted| *wanted != revision.to_string())
+    {
         let why = format!(
             "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {revision}"
         );
@@ -268,12 +327,27 @@ mod tests {
 
     #[test]
     fn options() {
-        let parse = |body: &str, query: &str| DeleteOptions::parse(body.as_bytes(), &Query::parse(Some(query)));
+        let parse = |body: &str, query: &str| {
+            DeleteOptions::parse(body.as_bytes(), &Query::parse(Some(query)))
+        };
         let options = parse(r#"{"gracePeriodSeconds":0,"propagationPolicy":"Foreground","preconditions":{"uid":"u"}}"#, "").unwrap();
-        assert_eq!((options.grace, options.propagation, options.uid.as_deref()), (Some(0), Some(Propagation::Foreground), Some("u")));
-        let options = parse("", "gracePeriodSeconds=5&propagationPolicy=Orphan&dryRun=All").unwrap();
-        assert_eq!((options.grace, options.propagation, options.dry_run), (Some(5), Some(Propagation::Orphan), true));
-        assert_eq!(parse(r#"{"propagationPolicy":"X"}"#, "").unwrap_err().code, 422);
+        assert_eq!(
+            (options.grace, options.propagation, options.uid.as_deref()),
+            (Some(0), Some(Propagation::Foreground), Some("u"))
+        );
+        let options = parse(
+            "",
+            "gracePeriodSeconds=5&propagationPolicy=Orphan&dryRun=All",
+        )
+        .unwrap();
+        assert_eq!(
+            (options.grace, options.propagation, options.dry_run),
+            (Some(5), Some(Propagation::Orphan), true)
+        );
+        assert_eq!(
+            parse(r#"{"propagationPolicy":"X"}"#, "").unwrap_err().code,
+            422
+        );
         assert_eq!(parse("{", "").unwrap_err().code, 400);
     }
 }

@@ -32,7 +32,10 @@ pub(crate) struct Edited {
 
 impl From<Box<dyn Object>> for Edited {
     fn from(object: Box<dyn Object>) -> Self {
-        Self { object, tracked: false }
+        Self {
+            object,
+            tracked: false,
+        }
     }
 }
 
@@ -69,11 +72,20 @@ impl Writer<'_> {
     {
         let (row, resource) = (target.row, target.resource());
         let key = target.key();
-        let entry = snapshot.entry(&key).ok_or_else(|| ApiError::not_found(row, &target.name))?;
-        let old = resource.decode_stored(&entry.json).map_err(ApiError::internal)?;
-        let Edited { object: mut new, tracked } = edit(&Current { old: &*old })?.into();
+        let entry = snapshot
+            .entry(&key)
+            .ok_or_else(|| ApiError::not_found(row, &target.name))?;
+        let old = resource
+            .decode_stored(&entry.json)
+            .map_err(ApiError::internal)?;
+        let Edited {
+            object: mut new,
+            tracked,
+        } = edit(&Current { old: &*old })?.into();
         same_object(&*new, &entry, target)?;
-        new.meta_mut().resource_version.clone_from(&old.meta().resource_version);
+        new.meta_mut()
+            .resource_version
+            .clone_from(&old.meta().resource_version);
         if part != Part::Raw {
             resource.apply_defaults(&mut *new);
         }
@@ -82,7 +94,13 @@ impl Writer<'_> {
             Part::Status => resource.prepare_status(&mut *new, &*old),
             Part::Raw => {}
         }
-        let admitted = self.admit(snapshot, target, Operation::Update, Some(&mut *new), Some(&*old))?;
+        let admitted = self.admit(
+            snapshot,
+            target,
+            Operation::Update,
+            Some(&mut *new),
+            Some(&*old),
+        )?;
         let errors = match part {
             Part::Main => resource.validate_update(&*new, &*old),
             Part::Status => resource.validate_status(&*new, &*old),
@@ -93,8 +111,20 @@ impl Writer<'_> {
         }
         let mut warnings = resource.warnings(&*new, Some(&*old));
         warnings.extend(admitted.warnings);
-        let encoded = self.finish(target, &mut *new, Some(&*old), !tracked && part != Part::Raw)?;
-        let written = |json, revision, deleted| Written { json, name: target.name.clone(), revision, created: false, deleted, warnings: warnings.clone() };
+        let encoded = self.finish(
+            target,
+            &mut *new,
+            Some(&*old),
+            !tracked && part != Part::Raw,
+        )?;
+        let written = |json, revision, deleted| Written {
+            json,
+            name: target.name.clone(),
+            revision,
+            created: false,
+            deleted,
+            warnings: warnings.clone(),
+        };
         if resource.same(&*new, &*old) && admitted.changes.is_empty() {
             return Ok(Ok(written(entry.json.clone(), entry.revision, false)));
         }
@@ -105,12 +135,24 @@ impl Writer<'_> {
         let txn = if finished {
             Txn::delete(key.clone(), entry.revision).with_all(crate::allocate::released(&*old))
         } else {
-            Txn::new().with(Change::Put { key: key.clone(), expect: Expect::At(entry.revision), object: encoded.clone() })
+            Txn::new().with(Change::Put {
+                key: key.clone(),
+                expect: Expect::At(entry.revision),
+                object: encoded.clone(),
+            })
         };
         match self.propose(txn.with_all(admitted.changes)).await? {
             Proposed::Done(committed) => {
-                let revision = committed.revisions.first().copied().unwrap_or(committed.revision);
-                let json = if self.options.dry_run { encoded.json } else { encoded.at(revision) };
+                let revision = committed
+                    .revisions
+                    .first()
+                    .copied()
+                    .unwrap_or(committed.revision);
+                let json = if self.options.dry_run {
+                    encoded.json
+                } else {
+                    encoded.at(revision)
+                };
                 Ok(Ok(written(json, revision, finished)))
             }
             Proposed::Conflict(_, found) => Ok(Err(found)),
@@ -129,14 +171,21 @@ fn same_object(new: &dyn Object, entry: &Entry, target: &Target) -> Result<(), A
             target.name
         )));
     }
-    if let Some(namespace) = meta.namespace.as_deref().filter(|namespace| !namespace.is_empty())
+    if let Some(namespace) = meta
+        .namespace
+        .as_deref()
+        .filter(|namespace| !namespace.is_empty())
         && namespace != target.namespace
     {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    if let Some(version) = meta.resource_version.as_deref().filter(|version| !version.is_empty()) {
+    if let Some(version) = meta
+        .resource_version
+        .as_deref()
+        .filter(|version| !version.is_empty())
+    {
         match version.parse::<u64>() {
             Ok(0) => {}
             Ok(version) if Revision(version) == entry.revision => {}
@@ -157,7 +206,10 @@ fn same_object(new: &dyn Object, entry: &Entry, target: &Target) -> Result<(), A
         return Err(ApiError::conflict(
             target.row,
             &target.name,
-            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", entry.meta.uid),
+            format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                entry.meta.uid
+            ),
         ));
     }
     Ok(())

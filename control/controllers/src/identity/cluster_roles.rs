@@ -20,14 +20,26 @@ pub const CONTROLLER: Row = Row {
 
 /// Every role that aggregates: the changed one may have entered or left any of them.
 fn aggregating(changed: &Changed<'_>) -> Vec<ObjectName> {
-    let roles = changed.cluster.all::<ClusterRole>(None).filter_map(Result::ok);
-    roles.filter(|role| role.aggregation_rule.is_some()).map(|role| name_of(&*role)).collect()
+    let roles = changed
+        .cluster
+        .all::<ClusterRole>(None)
+        .filter_map(Result::ok);
+    roles
+        .filter(|role| role.aggregation_rule.is_some())
+        .map(|role| name_of(&*role))
+        .collect()
 }
 
 fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<Plan, Undecodable> {
-    let Some(role) = cluster.get::<ClusterRole>(key)? else { return Ok(Plan::nothing()) };
-    let all = cluster.all::<ClusterRole>(None).collect::<Result<Vec<_>, _>>()?;
-    let Some(rules) = aggregate(&role, all.iter().map(|role| &**role)) else { return Ok(Plan::nothing()) };
+    let Some(role) = cluster.get::<ClusterRole>(key)? else {
+        return Ok(Plan::nothing());
+    };
+    let all = cluster
+        .all::<ClusterRole>(None)
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some(rules) = aggregate(&role, all.iter().map(|role| &**role)) else {
+        return Ok(Plan::nothing());
+    };
     if role.rules.as_deref().unwrap_or_default() == rules {
         return Ok(Plan::nothing());
     }
@@ -42,7 +54,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_role_has_the_rules_of_those_it_selects() {
-        let view = |rules: &str| format!("{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: view, uid: v}}, aggregationRule: {{clusterRoleSelectors: [{{matchLabels: {{view: 'yes'}}}}]}}, rules: [{rules}]}}");
+        let view = |rules: &str| {
+            format!(
+                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: view, uid: v}}, aggregationRule: {{clusterRoleSelectors: [{{matchLabels: {{view: 'yes'}}}}]}}, rules: [{rules}]}}"
+            )
+        };
         let part = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: part, uid: p, labels: {view: 'yes'}}, rules: [{apiGroups: [x.io], resources: [things], verbs: [get]}]}".to_owned();
         let rule = "{apiGroups: [x.io], resources: [things], verbs: [get]}";
         for (objects, expected) in [

@@ -26,20 +26,38 @@ const ANNOTATION: &str = "kubernetes.io/description";
 const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
 
 fn changed_copy(changed: &Changed<'_>) -> Vec<ObjectName> {
-    if changed.meta().name == NAME { vec![ObjectName::cluster(changed.meta().namespace.clone())] } else { Vec::new() }
+    if changed.meta().name == NAME {
+        vec![ObjectName::cluster(changed.meta().namespace.clone())]
+    } else {
+        Vec::new()
+    }
 }
 
-fn reconcile(cluster: &Snapshot, key: &ObjectName, situation: &Situation<'_>) -> Result<Plan, Undecodable> {
+fn reconcile(
+    cluster: &Snapshot,
+    key: &ObjectName,
+    situation: &Situation<'_>,
+) -> Result<Plan, Undecodable> {
     if situation.settings.root_ca.is_empty() || !is_active(cluster, &key.name) {
         return Ok(Plan::nothing());
     }
     let old = cluster.get::<ConfigMap>(&ObjectName::new(key.name.clone(), NAME))?;
     let mut new = old.as_deref().cloned().unwrap_or_else(|| ConfigMap {
-        metadata: ObjectMeta { name: Some(NAME.to_owned()), namespace: Some(key.name.clone()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(NAME.to_owned()),
+            namespace: Some(key.name.clone()),
+            ..ObjectMeta::default()
+        },
         ..ConfigMap::default()
     });
-    new.metadata.annotations.get_or_insert_default().insert(ANNOTATION.to_owned(), DESCRIPTION.to_owned());
-    new.data = Some(BTreeMap::from([("ca.crt".to_owned(), situation.settings.root_ca.clone())]));
+    new.metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(ANNOTATION.to_owned(), DESCRIPTION.to_owned());
+    new.data = Some(BTreeMap::from([(
+        "ca.crt".to_owned(),
+        situation.settings.root_ca.clone(),
+    )]));
     Ok(match old {
         None => Plan::of(vec![Action::create(&new)]),
         Some(old) if *old != new => Plan::of(vec![Action::update(&new)]),

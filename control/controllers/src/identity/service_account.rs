@@ -20,20 +20,34 @@ const NAME: &str = "default";
 
 fn lost(changed: &Changed<'_>) -> Vec<ObjectName> {
     let lost = changed.deleted && changed.meta().name == NAME;
-    if lost { vec![ObjectName::cluster(changed.meta().namespace.clone())] } else { Vec::new() }
+    if lost {
+        vec![ObjectName::cluster(changed.meta().namespace.clone())]
+    } else {
+        Vec::new()
+    }
 }
 
 /// A namespace that may be given things.
 pub fn is_active(cluster: &Snapshot, namespace: &str) -> bool {
-    cluster.entry(&Namespace::row().key("", namespace)).is_some_and(|entry| !entry.meta.is_terminating())
+    cluster
+        .entry(&Namespace::row().key("", namespace))
+        .is_some_and(|entry| !entry.meta.is_terminating())
 }
 
 fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<Plan, Undecodable> {
-    if !is_active(cluster, &key.name) || cluster.entry(&ServiceAccount::row().key(&key.name, NAME)).is_some() {
+    if !is_active(cluster, &key.name)
+        || cluster
+            .entry(&ServiceAccount::row().key(&key.name, NAME))
+            .is_some()
+    {
         return Ok(Plan::nothing());
     }
     let account = ServiceAccount {
-        metadata: ObjectMeta { name: Some(NAME.to_owned()), namespace: Some(key.name.clone()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(NAME.to_owned()),
+            namespace: Some(key.name.clone()),
+            ..ObjectMeta::default()
+        },
         ..ServiceAccount::default()
     };
     Ok(Plan::of(vec![Action::create(&account)]))

@@ -41,14 +41,30 @@ pub struct Backend {
 pub fn of_pod(changed: &Changed<'_>) -> Vec<ObjectName> {
     let now = &changed.entry.meta.labels;
     let before = changed.previous.map(|entry| &entry.meta.labels);
-    let services = changed.cluster.all::<Service>(Some(&changed.meta().namespace)).filter_map(Result::ok);
+    let services = changed
+        .cluster
+        .all::<Service>(Some(&changed.meta().namespace))
+        .filter_map(Result::ok);
     // Compared as maps: this runs for each change of each pod.
-    let selects = |wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
-    let matches = |service: &Arc<Service>| {
-        let wanted = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|wanted| !wanted.is_empty());
-        wanted.is_some_and(|wanted| selects(wanted, now) || before.is_some_and(|labels| selects(wanted, labels)))
+    let selects = |wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>| {
+        wanted
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
     };
-    services.filter(matches).map(|service| name_of(&*service)).collect()
+    let matches = |service: &Arc<Service>| {
+        let wanted = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref())
+            .filter(|wanted| !wanted.is_empty());
+        wanted.is_some_and(|wanted| {
+            selects(wanted, now) || before.is_some_and(|labels| selects(wanted, labels))
+        })
+    };
+    services
+        .filter(matches)
+        .map(|service| name_of(&*service))
+        .collect()
 }
 
 /// `None`: this Service's endpoints are somebody else's business.
@@ -57,15 +73,26 @@ pub fn selector(service: &Service) -> Option<Selector> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
-    spec.selector.as_ref().filter(|selector| !selector.is_empty()).map(Selector::from_map)
+    spec.selector
+        .as_ref()
+        .filter(|selector| !selector.is_empty())
+        .map(Selector::from_map)
 }
 
 pub fn is_headless(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.cluster_ip.as_deref())
+        == Some("None")
 }
 
 pub fn publishes_unready(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.publish_not_ready_addresses)
+        == Some(true)
 }
 
 /// The Service's labels, and the one that tells a headless one apart.
@@ -79,9 +106,16 @@ pub fn labels(service: &Service) -> BTreeMap<String, String> {
 }
 
 /// Every pod with an address that the selector matches and that has not ended, by name.
-pub fn find(cluster: &Snapshot, service: &Service, selector: &Selector) -> Result<Vec<Backend>, Undecodable> {
+pub fn find(
+    cluster: &Snapshot,
+    service: &Service,
+    selector: &Selector,
+) -> Result<Vec<Backend>, Undecodable> {
     let mut backends = Vec::new();
-    for entry in cluster.list(&Pod::row().prefix(service.metadata.namespace.as_deref())).filter(|entry| selector.matches(&entry.meta.labels)) {
+    for entry in cluster
+        .list(&Pod::row().prefix(service.metadata.namespace.as_deref()))
+        .filter(|entry| selector.matches(&entry.meta.labels))
+    {
         let pod = entry.decode::<Pod>()?;
         if !pods::is_terminal(&pod) {
             backends.extend(backend(&pod, service));
@@ -92,15 +126,26 @@ pub fn find(cluster: &Snapshot, service: &Service, selector: &Selector) -> Resul
 
 fn backend(pod: &Pod, service: &Service) -> Option<Backend> {
     let spec = pod.spec.as_ref()?;
-    let ip = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let ip = pod
+        .status
+        .as_ref()?
+        .pod_ip
+        .clone()
+        .filter(|ip| !ip.is_empty())?;
+    let ports = service
+        .spec
+        .iter()
+        .flat_map(|spec| spec.ports.iter().flatten());
     let own_name = spec.subdomain.is_some() && spec.subdomain == service.metadata.name;
     Some(Backend {
         ip,
         ports: ports.filter_map(|port| resolve(pod, port)).collect(),
         ready: pods::is_ready(pod),
         terminating: pod.metadata.deletion_timestamp.is_some(),
-        hostname: spec.hostname.clone().filter(|hostname| own_name && !hostname.is_empty()),
+        hostname: spec
+            .hostname
+            .clone()
+            .filter(|hostname| own_name && !hostname.is_empty()),
         node: spec.node_name.clone(),
         target: ObjectReference {
             kind: Some("Pod".to_owned()),
@@ -120,10 +165,28 @@ fn resolve(pod: &Pod, port: &ServicePort) -> Option<Port> {
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
-            let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
-            let mut ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-            ports.find(|port| port.name.as_ref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol)?.container_port
+            let sidecars = spec
+                .init_containers
+                .iter()
+                .flatten()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let mut ports = spec
+                .containers
+                .iter()
+                .chain(sidecars)
+                .flat_map(|container| container.ports.iter().flatten());
+            ports
+                .find(|port| {
+                    port.name.as_ref() == Some(name)
+                        && port.protocol.as_deref().unwrap_or("TCP") == protocol
+                })?
+                .container_port
         }
     };
-    Some(Port { name: port.name.clone().unwrap_or_default(), port: number, protocol: protocol.to_owned(), app_protocol: port.app_protocol.clone() })
+    Some(Port {
+        name: port.name.clone().unwrap_or_default(),
+        port: number,
+        protocol: protocol.to_owned(),
+        app_protocol: port.app_protocol.clone(),
+    })
 }

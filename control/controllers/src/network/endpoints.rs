@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use caravel_api::ObjectName;
 use caravel_store::{Snapshot, Undecodable};
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{Action, Plan};
@@ -17,7 +19,11 @@ pub const CONTROLLER: Row = Row {
     name: "endpoints",
     identity: "endpoint-controller",
     workers: 5,
-    wakes: &[on::<Service>(itself), on::<Pod>(backends::of_pod), on::<Endpoints>(left_over)],
+    wakes: &[
+        on::<Service>(itself),
+        on::<Pod>(backends::of_pod),
+        on::<Endpoints>(left_over),
+    ],
     reconcile,
 };
 
@@ -29,23 +35,47 @@ const MOST: usize = 1000;
 
 /// Only our own: Endpoints that somebody made before their Service may stay until one has come and gone.
 fn left_over(changed: &Changed<'_>) -> Vec<ObjectName> {
-    let ours = changed.meta().labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER);
-    if ours { vec![changed.name()] } else { Vec::new() }
+    let ours = changed
+        .meta()
+        .labels
+        .get(MANAGED_BY)
+        .is_some_and(|by| by == MANAGER);
+    if ours {
+        vec![changed.name()]
+    } else {
+        Vec::new()
+    }
 }
 
 fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<Plan, Undecodable> {
     let old = cluster.get::<Endpoints>(key)?;
     let Some(service) = cluster.get::<Service>(key)? else {
         // With their Service go all but those that older clients elect leaders by.
-        let left = old.filter(|old| !old.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER)));
-        return Ok(Plan::of(left.iter().map(|old| Action::delete(&**old)).collect()));
+        let left = old.filter(|old| {
+            !old.metadata
+                .annotations
+                .as_ref()
+                .is_some_and(|annotations| annotations.contains_key(LEADER))
+        });
+        return Ok(Plan::of(
+            left.iter().map(|old| Action::delete(&**old)).collect(),
+        ));
     };
-    let Some(selector) = backends::selector(&service) else { return Ok(Plan::nothing()) };
-    let (subsets, truncated) = subsets(backends::find(cluster, &service, &selector)?, backends::publishes_unready(&service));
+    let Some(selector) = backends::selector(&service) else {
+        return Ok(Plan::nothing());
+    };
+    let (subsets, truncated) = subsets(
+        backends::find(cluster, &service, &selector)?,
+        backends::publishes_unready(&service),
+    );
     let mut labels = backends::labels(&service);
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     let mut new = old.as_deref().cloned().unwrap_or_else(|| Endpoints {
-        metadata: ObjectMeta { name: Some(key.name.clone()), namespace: Some(key.namespace.clone()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(key.name.clone()),
+            namespace: Some(key.namespace.clone()),
+            ..ObjectMeta::default()
+        },
         ..Endpoints::default()
     });
     new.metadata.labels = Some(labels);
@@ -54,7 +84,10 @@ fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<
     if truncated {
         annotations.insert(OVER_CAPACITY.to_owned(), "truncated".to_owned());
     }
-    new.metadata.annotations = new.metadata.annotations.filter(|annotations| !annotations.is_empty());
+    new.metadata.annotations = new
+        .metadata
+        .annotations
+        .filter(|annotations| !annotations.is_empty());
     new.subsets = Some(subsets).filter(|subsets| !subsets.is_empty());
     Ok(match old {
         None => Plan::of(vec![Action::create(&new)]),
@@ -65,26 +98,48 @@ fn reconcile(cluster: &Snapshot, key: &ObjectName, _: &Situation<'_>) -> Result<
 
 /// Addresses by the ports they offer, ready ones apart; says whether some had to be left out.
 fn subsets(backends: Vec<Backend>, publish_unready: bool) -> (Vec<EndpointSubset>, bool) {
-    let mut by_ports: BTreeMap<Vec<Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
-    let mut all: Vec<Backend> = backends.into_iter().filter(|backend| publish_unready || !backend.terminating).collect();
+    let mut by_ports: BTreeMap<Vec<Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> =
+        BTreeMap::new();
+    let mut all: Vec<Backend> = backends
+        .into_iter()
+        .filter(|backend| publish_unready || !backend.terminating)
+        .collect();
     // Should there be too many, those that are ready stay.
     all.sort_by(|a, b| (!a.ready, &a.ip).cmp(&(!b.ready, &b.ip)));
     let truncated = all.len() > MOST;
     all.truncate(MOST);
     for backend in all {
-        let address = EndpointAddress { hostname: backend.hostname, ip: backend.ip, node_name: backend.node, target_ref: Some(backend.target) };
+        let address = EndpointAddress {
+            hostname: backend.hostname,
+            ip: backend.ip,
+            node_name: backend.node,
+            target_ref: Some(backend.target),
+        };
         let (ready, unready) = by_ports.entry(backend.ports).or_default();
-        if backend.ready || publish_unready { ready.push(address) } else { unready.push(address) }
+        if backend.ready || publish_unready {
+            ready.push(address)
+        } else {
+            unready.push(address)
+        }
     }
-    let some = |addresses: Vec<EndpointAddress>| Some(addresses).filter(|addresses| !addresses.is_empty());
-    let subsets = by_ports.into_iter().map(|(ports, (ready, unready))| EndpointSubset {
-        addresses: some(ready),
-        not_ready_addresses: some(unready),
-        ports: Some(ports.into_iter().map(endpoint_port).collect::<Vec<_>>()).filter(|ports| !ports.is_empty()),
-    });
+    let some =
+        |addresses: Vec<EndpointAddress>| Some(addresses).filter(|addresses| !addresses.is_empty());
+    let subsets = by_ports
+        .into_iter()
+        .map(|(ports, (ready, unready))| EndpointSubset {
+            addresses: some(ready),
+            not_ready_addresses: some(unready),
+            ports: Some(ports.into_iter().map(endpoint_port).collect::<Vec<_>>())
+                .filter(|ports| !ports.is_empty()),
+        });
     (subsets.collect(), truncated)
 }
 
 fn endpoint_port(port: Port) -> EndpointPort {
-    EndpointPort { app_protocol: port.app_protocol, name: Some(port.name).filter(|name| !name.is_empty()), port: port.port, protocol: Some(port.protocol) }
+    EndpointPort {
+        app_protocol: port.app_protocol,
+        name: Some(port.name).filter(|name| !name.is_empty()),
+        port: port.port,
+        protocol: Some(port.protocol),
+    }
 }

@@ -18,7 +18,11 @@ pub struct Claimed<K> {
 }
 
 pub fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
 }
 
 /// The reference by which `owner` controls an object.
@@ -35,12 +39,21 @@ pub fn controller_reference<O: Kind>(owner: &O) -> OwnerReference {
 }
 
 /// Objects of kind `K` that `owner` has or might take: nobody else's, judged without decoding the rest.
-pub fn candidates<K: Kind>(cluster: &Snapshot, namespace: &str, owner: &str, selector: &Selector) -> Result<Vec<Arc<K>>, Undecodable> {
+pub fn candidates<K: Kind>(
+    cluster: &Snapshot,
+    namespace: &str,
+    owner: &str,
+    selector: &Selector,
+) -> Result<Vec<Arc<K>>, Undecodable> {
     let concerns = |meta: &Meta| match meta.controller() {
         Some(controller) => controller.uid == owner,
         None => selector.matches(&meta.labels),
     };
-    cluster.list(&K::row().prefix(Some(namespace))).filter(|entry| concerns(&entry.meta)).map(|entry| entry.decode::<K>()).collect()
+    cluster
+        .list(&K::row().prefix(Some(namespace)))
+        .filter(|entry| concerns(&entry.meta))
+        .map(|entry| entry.decode::<K>())
+        .collect()
 }
 
 /// `adoptable` says which of the ownerless ones may be taken.
@@ -52,7 +65,10 @@ pub fn claim<K: Kind, O: Kind>(
 ) -> Claimed<K> {
     let uid = owner.metadata().uid.as_deref().unwrap_or_default();
     let owner_lives = owner.metadata().deletion_timestamp.is_none();
-    let mut claimed = Claimed { mine: Vec::new(), actions: Vec::new() };
+    let mut claimed = Claimed {
+        mine: Vec::new(),
+        actions: Vec::new(),
+    };
     for object in candidates {
         let metadata = object.metadata();
         let matches = selector.matches(metadata.labels.as_ref().unwrap_or(&Default::default()));
@@ -66,9 +82,17 @@ pub fn claim<K: Kind, O: Kind>(
                 }
                 claimed.actions.push(Action::update(&released));
             }
-            None if matches && owner_lives && metadata.deletion_timestamp.is_none() && adoptable(&object) => {
+            None if matches
+                && owner_lives
+                && metadata.deletion_timestamp.is_none()
+                && adoptable(&object) =>
+            {
                 let mut adopted = (*object).clone();
-                adopted.metadata_mut().owner_references.get_or_insert_default().push(controller_reference(owner));
+                adopted
+                    .metadata_mut()
+                    .owner_references
+                    .get_or_insert_default()
+                    .push(controller_reference(owner));
                 claimed.actions.push(Action::update(&adopted));
             }
             _ => {}

@@ -18,8 +18,14 @@ pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
 pub const HASH: &str = "pod-template-hash";
 /// Annotations that a set does not take over from its Deployment.
-const NOT_COPIED: [&str; 6] =
-    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
+const NOT_COPIED: [&str; 6] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    HISTORY,
+    DESIRED,
+    MAX,
+    "deprecated.deployment.rollback.to",
+];
 /// The longest list of past revisions, in characters.
 const HISTORY_MAX: usize = 2000;
 
@@ -32,11 +38,16 @@ pub fn number(set: &ReplicaSet, name: &str) -> Option<i32> {
 }
 
 pub fn revision(set: &ReplicaSet) -> i64 {
-    annotation(&set.metadata, REVISION).and_then(|revision| revision.parse().ok()).unwrap_or(0)
+    annotation(&set.metadata, REVISION)
+        .and_then(|revision| revision.parse().ok())
+        .unwrap_or(0)
 }
 
 pub fn created(set: &ReplicaSet) -> Timestamp {
-    set.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |created| created.0)
+    set.metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::MAX, |created| created.0)
 }
 
 /// Do both ask for the same pods, but for the hash label? Stored templates are normalised, so equality is upstream's.
@@ -51,37 +62,63 @@ fn bare(template: &PodTemplateSpec) -> ObjectMeta {
         labels.remove(HASH);
     }
     metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
-    metadata.annotations = metadata.annotations.filter(|annotations| !annotations.is_empty());
+    metadata.annotations = metadata
+        .annotations
+        .filter(|annotations| !annotations.is_empty());
     metadata.creation_timestamp = None;
     metadata
 }
 
 pub fn has_template(set: &ReplicaSet, deployment: &Deployment) -> bool {
-    set.spec.template.as_ref().is_some_and(|template| same_template(template, &deployment.spec.template))
+    set.spec
+        .template
+        .as_ref()
+        .is_some_and(|template| same_template(template, &deployment.spec.template))
 }
 
 /// The hash that names a new set: of the template and how often a name was taken.
 pub fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     let text = serde_json::to_string(template).expect("a template has string keys only");
-    let bytes = text.bytes().chain(collisions.to_le_bytes().into_iter().filter(|_| collisions > 0));
+    let bytes = text.bytes().chain(
+        collisions
+            .to_le_bytes()
+            .into_iter()
+            .filter(|_| collisions > 0),
+    );
     // FNV-1a, 32 bits.
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
     generate::safe_encode(&hash.to_string())
 }
 
 /// A set for the Deployment's present template.
 pub fn new_set(deployment: &Deployment, replicas: i32) -> ReplicaSet {
-    let collisions = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+    let collisions = deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.collision_count)
+        .unwrap_or(0);
     let mut template = deployment.spec.template.clone();
     let hash = template_hash(&template, collisions);
-    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    let labels = template
+        .metadata
+        .get_or_insert_default()
+        .labels
+        .get_or_insert_default();
     labels.insert(HASH.to_owned(), hash.clone());
     let labels = labels.clone();
     let mut selector: LabelSelector = deployment.spec.selector.clone();
-    selector.match_labels.get_or_insert_default().insert(HASH.to_owned(), hash.clone());
+    selector
+        .match_labels
+        .get_or_insert_default()
+        .insert(HASH.to_owned(), hash.clone());
     let mut set = ReplicaSet {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{hash}", deployment.metadata.name.as_deref().unwrap_or_default())),
+            name: Some(format!(
+                "{}-{hash}",
+                deployment.metadata.name.as_deref().unwrap_or_default()
+            )),
             namespace: deployment.metadata.namespace.clone(),
             labels: Some(labels),
             owner_references: Some(vec![claim::controller_reference(deployment)]),
@@ -140,15 +177,22 @@ pub fn annotate_replicas(set: &mut ReplicaSet, desired: i32, max: i32) -> bool {
 }
 
 /// Old sets beyond `revisionHistoryLimit` that have no pods left, oldest revision first.
-pub fn expired<'a>(deployment: &Deployment, old: impl Iterator<Item = &'a ReplicaSet>) -> Vec<&'a ReplicaSet> {
-    let mut old: Vec<&ReplicaSet> = old.filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
+pub fn expired<'a>(
+    deployment: &Deployment,
+    old: impl Iterator<Item = &'a ReplicaSet>,
+) -> Vec<&'a ReplicaSet> {
+    let mut old: Vec<&ReplicaSet> = old
+        .filter(|set| set.metadata.deletion_timestamp.is_none())
+        .collect();
     let limit = usize::try_from(deployment.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let surplus = old.len().saturating_sub(limit);
     old.sort_by_key(|set| revision(set));
     old.truncate(surplus);
     old.retain(|set| {
         let status = set.status.clone().unwrap_or_default();
-        status.replicas == 0 && set.spec.replicas == Some(0) && set.metadata.generation.unwrap_or(0) <= status.observed_generation.unwrap_or(0)
+        status.replicas == 0
+            && set.spec.replicas == Some(0)
+            && set.metadata.generation.unwrap_or(0) <= status.observed_generation.unwrap_or(0)
     });
     old
 }
@@ -163,8 +207,17 @@ mod tests {
         let template = |labels: serde_json::Value| -> PodTemplateSpec {
             serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}})).unwrap()
         };
-        assert!(same_template(&template(json!({"a": "b"})), &template(json!({"a": "b", HASH: "x"}))));
-        assert!(!same_template(&template(json!({"a": "b"})), &template(json!({"a": "c"}))));
-        assert_ne!(template_hash(&template(json!({})), 0), template_hash(&template(json!({})), 1));
+        assert!(same_template(
+            &template(json!({"a": "b"})),
+            &template(json!({"a": "b", HASH: "x"}))
+        ));
+        assert!(!same_template(
+            &template(json!({"a": "b"})),
+            &template(json!({"a": "c"}))
+        ));
+        assert_ne!(
+            template_hash(&template(json!({})), 0),
+            template_hash(&template(json!({})), 1)
+        );
     }
 }

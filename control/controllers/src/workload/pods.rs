@@ -11,7 +11,10 @@ use std::sync::Arc;
 use caravel_api::Kind;
 
 pub fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 pub fn is_terminal(pod: &Pod) -> bool {
@@ -24,7 +27,12 @@ pub fn is_active(pod: &Pod) -> bool {
 }
 
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_.as_str() == kind)
+    pod.status
+        .as_ref()?
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_.as_str() == kind)
 }
 
 pub fn is_ready(pod: &Pod) -> bool {
@@ -48,5 +56,9 @@ pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
 /// Pods that have `owner` among their owners, whatever they look like.
 pub fn owned_by(cluster: &Snapshot, owner: &Uid) -> Result<Vec<Arc<Pod>>, Undecodable> {
     let prefix = Pod::row().prefix(None).start;
-    cluster.owned_by(owner).filter(|entry| entry.key.kind_prefix() == prefix.as_str()).map(|entry| entry.decode::<Pod>()).collect()
+    cluster
+        .owned_by(owner)
+        .filter(|entry| entry.key.kind_prefix() == prefix.as_str())
+        .map(|entry| entry.decode::<Pod>())
+        .collect()
 }

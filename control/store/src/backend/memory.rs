@@ -33,26 +33,43 @@ pub(crate) struct MemoryDisk {
 impl MemoryDisk {
     /// Keeps only what the log needs while it runs.
     pub fn volatile() -> Self {
-        MemoryDisk { volatile: true, ..MemoryDisk::default() }
+        MemoryDisk {
+            volatile: true,
+            ..MemoryDisk::default()
+        }
     }
 
     /// Remembers what was flushed, for [`MemoryDisk::power_cut`].
     #[cfg(test)]
     pub fn careful() -> Self {
-        MemoryDisk { flushed: Some(Arc::default()), ..MemoryDisk::default() }
+        MemoryDisk {
+            flushed: Some(Arc::default()),
+            ..MemoryDisk::default()
+        }
     }
 
     /// The same disk behind a flush that does nothing.
     #[cfg(test)]
     pub fn lying(disk: &Self) -> Self {
-        MemoryDisk { flushed: None, ..disk.clone() }
+        MemoryDisk {
+            flushed: None,
+            ..disk.clone()
+        }
     }
 
     /// The disk as a power cut would leave it: exactly what was flushed.
     #[cfg(test)]
     pub fn power_cut(&self) -> Self {
-        let kept = self.flushed.as_ref().map(|flushed| flushed.lock().clone()).unwrap_or_default();
-        MemoryDisk { written: Arc::new(Mutex::new(kept.clone())), flushed: Some(Arc::new(Mutex::new(kept))), ..MemoryDisk::default() }
+        let kept = self
+            .flushed
+            .as_ref()
+            .map(|flushed| flushed.lock().clone())
+            .unwrap_or_default();
+        MemoryDisk {
+            written: Arc::new(Mutex::new(kept.clone())),
+            flushed: Some(Arc::new(Mutex::new(kept))),
+            ..MemoryDisk::default()
+        }
     }
 
     /// From now on every write fails.
@@ -91,21 +108,33 @@ impl Backend for MemoryDisk {
                 _ => return Ok(true),
             }
         }
-        Ok(log.first_key_value().is_none_or(|(index, _)| *index >= below))
+        Ok(log
+            .first_key_value()
+            .is_none_or(|(index, _)| *index >= below))
     }
 
     fn read_log(&mut self, from: u64, to: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        Ok(self.written.lock().log.range(from..to.max(from)).map(|(index, record)| (*index, record.clone())).collect())
+        Ok(self
+            .written
+            .lock()
+            .log
+            .range(from..to.max(from))
+            .map(|(index, record)| (*index, record.clone()))
+            .collect())
     }
 
     fn scan_log(&mut self, each: &mut dyn FnMut(u64, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         let log = self.written.lock().log.clone();
-        log.into_iter().try_for_each(|(index, record)| each(index, record))
+        log.into_iter()
+            .try_for_each(|(index, record)| each(index, record))
     }
 
     fn put_meta(&mut self, name: &str, record: &[u8]) -> io::Result<()> {
         self.ready()?;
-        self.written.lock().meta.insert(name.to_owned(), record.to_owned());
+        self.written
+            .lock()
+            .meta
+            .insert(name.to_owned(), record.to_owned());
         Ok(())
     }
 
@@ -113,7 +142,12 @@ impl Backend for MemoryDisk {
         Ok(self.written.lock().meta.clone())
     }
 
-    fn state(&mut self, generation: u64, ops: Vec<StateOp>, applied: Option<&[u8]>) -> io::Result<()> {
+    fn state(
+        &mut self,
+        generation: u64,
+        ops: Vec<StateOp>,
+        applied: Option<&[u8]>,
+    ) -> io::Result<()> {
         self.ready()?;
         if self.volatile {
             return Ok(());
@@ -133,18 +167,37 @@ impl Backend for MemoryDisk {
     }
 
     fn applied(&mut self, generation: u64) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.written.lock().state.get(&generation).and_then(|(_, applied)| applied.clone()))
+        Ok(self
+            .written
+            .lock()
+            .state
+            .get(&generation)
+            .and_then(|(_, applied)| applied.clone()))
     }
 
-    fn scan_state(&mut self, generation: u64, each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
-        let objects = self.written.lock().state.get(&generation).map(|(objects, _)| objects.clone()).unwrap_or_default();
-        objects.into_iter().try_for_each(|(key, record)| each(key, record))
+    fn scan_state(
+        &mut self,
+        generation: u64,
+        each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let objects = self
+            .written
+            .lock()
+            .state
+            .get(&generation)
+            .map(|(objects, _)| objects.clone())
+            .unwrap_or_default();
+        objects
+            .into_iter()
+            .try_for_each(|(key, record)| each(key, record))
     }
 
     fn drop_state(&mut self, generation: u64, limit: usize) -> io::Result<bool> {
         self.ready()?;
         let mut written = self.written.lock();
-        let Some((objects, applied)) = written.state.get_mut(&generation) else { return Ok(true) };
+        let Some((objects, applied)) = written.state.get_mut(&generation) else {
+            return Ok(true);
+        };
         *applied = None;
         for _ in 0..limit {
             if objects.pop_first().is_none() {

@@ -45,24 +45,51 @@ struct State {
 impl SledBackend {
     pub fn open(dir: &Path, cache_bytes: u64) -> io::Result<Self> {
         let new = !dir.exists();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let open = || Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(Some(500)).open();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        let open = || {
+            Config::new()
+                .path(dir)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(Some(500))
+                .open()
+        };
         let db = catch_unwind(AssertUnwindSafe(open))
             .map_err(|panic| damaged(format!("sled could not read it: {}", panic_text(&*panic))))?
             .map_err(failed)?;
-        let tree = |name: &str| catch_unwind(AssertUnwindSafe(|| db.open_tree(name))).map_err(|panic| damaged(panic_text(&*panic)))?.map_err(failed);
+        let tree = |name: &str| {
+            catch_unwind(AssertUnwindSafe(|| db.open_tree(name)))
+                .map_err(|panic| damaged(panic_text(&*panic)))?
+                .map_err(failed)
+        };
         let (log, meta) = (tree("log")?, tree("meta")?);
         let mut states = BTreeMap::new();
         for name in db.tree_names() {
-            let generation = std::str::from_utf8(&name).ok().and_then(|name| name.strip_prefix("state-")?.parse().ok());
+            let generation = std::str::from_utf8(&name)
+                .ok()
+                .and_then(|name| name.strip_prefix("state-")?.parse().ok());
             if let Some(generation) = generation {
                 let tree = tree(&state_name(generation))?;
-                states.insert(generation, State { tree, pieces: HashMap::new() });
+                states.insert(
+                    generation,
+                    State {
+                        tree,
+                        pieces: HashMap::new(),
+                    },
+                );
             }
         }
         db.flush().map_err(failed)?;
         let file = File::open(dir.join("db"))?;
-        let backend = SledBackend { file, log, meta, states, db };
+        let backend = SledBackend {
+            file,
+            log,
+            meta,
+            states,
+            db,
+        };
         if new {
             backend.file.sync_all()?;
             for dir in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -75,9 +102,17 @@ impl SledBackend {
     fn state_of(&mut self, generation: u64) -> io::Result<&mut State> {
         if !self.states.contains_key(&generation) {
             let tree = self.db.open_tree(state_name(generation)).map_err(failed)?;
-            self.states.insert(generation, State { tree, pieces: HashMap::new() });
+            self.states.insert(
+                generation,
+                State {
+                    tree,
+                    pieces: HashMap::new(),
+                },
+            );
         }
-        self.states.get_mut(&generation).ok_or_else(|| io::Error::other("the tree was just opened"))
+        self.states
+            .get_mut(&generation)
+            .ok_or_else(|| io::Error::other("the tree was just opened"))
     }
 }
 
@@ -86,7 +121,10 @@ fn state_name(generation: u64) -> String {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("unknown").to_owned()
 }
 
@@ -108,9 +146,18 @@ fn caught<T>(read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// Puts `record` under `key` as one or several pieces; how many.
-fn put_pieces(batch: &mut Batch, key: &[u8], further: impl Fn(u32) -> Vec<u8>, record: &[u8]) -> u32 {
+fn put_pieces(
+    batch: &mut Batch,
+    key: &[u8],
+    further: impl Fn(u32) -> Vec<u8>,
+    record: &[u8],
+) -> u32 {
     let count = record.len().div_ceil(PIECE).max(1) as u32;
-    for (at, piece) in (0..).zip(record.chunks(PIECE).chain(record.is_empty().then_some(&[][..]))) {
+    for (at, piece) in (0..).zip(
+        record
+            .chunks(PIECE)
+            .chain(record.is_empty().then_some(&[][..])),
+    ) {
         if at == 0 {
             let mut first = Vec::with_capacity(HEADER + piece.len());
             first.push(VERSION);
@@ -136,9 +183,14 @@ impl<K> Joiner<K> {
 
     fn first(&mut self, key: K, value: &[u8]) -> io::Result<Option<(K, Vec<u8>, u32)>> {
         self.end()?;
-        let (header, piece) = value.split_first_chunk::<HEADER>().ok_or_else(|| damaged("a record is too short".into()))?;
+        let (header, piece) = value
+            .split_first_chunk::<HEADER>()
+            .ok_or_else(|| damaged("a record is too short".into()))?;
         if header[0] != VERSION {
-            return Err(damaged(format!("a record has version {}, which this program does not know", header[0])));
+            return Err(damaged(format!(
+                "a record has version {}, which this program does not know",
+                header[0]
+            )));
         }
         let count = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
         self.open = Some((key, count.saturating_sub(1), piece.to_vec()));
@@ -146,8 +198,13 @@ impl<K> Joiner<K> {
     }
 
     fn further(&mut self, value: &[u8]) -> io::Result<Option<(K, Vec<u8>, u32)>> {
-        let (_, left, record) = self.open.as_mut().ok_or_else(|| damaged("a piece has no beginning".into()))?;
-        *left = left.checked_sub(1).ok_or_else(|| damaged("a record has too many pieces".into()))?;
+        let (_, left, record) = self
+            .open
+            .as_mut()
+            .ok_or_else(|| damaged("a piece has no beginning".into()))?;
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| damaged("a record has too many pieces".into()))?;
         record.extend_from_slice(value);
         let count = 1 + record.len().saturating_sub(1).div_euclid(PIECE) as u32;
         Ok(self.take(count))
@@ -159,12 +216,18 @@ impl<K> Joiner<K> {
     }
 
     fn end(&self) -> io::Result<()> {
-        if self.open.is_some() { Err(damaged("a record lacks pieces".into())) } else { Ok(()) }
+        if self.open.is_some() {
+            Err(damaged("a record lacks pieces".into()))
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
-    key.first_chunk::<8>().map(|index| u64::from_be_bytes(*index)).ok_or_else(|| damaged("a log key is too short".into()))
+    key.first_chunk::<8>()
+        .map(|index| u64::from_be_bytes(*index))
+        .ok_or_else(|| damaged("a log key is too short".into()))
 }
 
 fn log_piece(index: u64, at: u32) -> Vec<u8> {
@@ -175,7 +238,12 @@ fn object_piece(key: &Key, at: u32) -> Vec<u8> {
     [&[OBJECT], key.as_bytes(), &[SEPARATOR], &at.to_be_bytes()].concat()
 }
 
-fn each_log(tree: &Tree, from: u64, to: Option<u64>, each: &mut dyn FnMut(u64, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+fn each_log(
+    tree: &Tree,
+    from: u64,
+    to: Option<u64>,
+    each: &mut dyn FnMut(u64, Vec<u8>) -> io::Result<()>,
+) -> io::Result<()> {
     let mut joiner = Joiner::new();
     let from = from.to_be_bytes();
     let rows = match to {
@@ -185,7 +253,11 @@ fn each_log(tree: &Tree, from: u64, to: Option<u64>, each: &mut dyn FnMut(u64, V
     for row in rows {
         let (key, value) = row.map_err(failed)?;
         let index = index_of(&key)?;
-        let whole = if key.len() == 8 { joiner.first(index, &value)? } else { joiner.further(&value)? };
+        let whole = if key.len() == 8 {
+            joiner.first(index, &value)?
+        } else {
+            joiner.further(&value)?
+        };
         if let Some((index, record, _)) = whole {
             each(index, record)?;
         }
@@ -211,7 +283,12 @@ impl Backend for SledBackend {
     fn append(&mut self, records: Vec<(u64, Vec<u8>)>) -> io::Result<()> {
         let mut batch = Batch::default();
         for (index, record) in records {
-            put_pieces(&mut batch, &index.to_be_bytes(), |at| log_piece(index, at), &record);
+            put_pieces(
+                &mut batch,
+                &index.to_be_bytes(),
+                |at| log_piece(index, at),
+                &record,
+            );
         }
         self.log.apply_batch(batch).map_err(failed)
     }
@@ -233,10 +310,12 @@ impl Backend for SledBackend {
 
     fn read_log(&mut self, from: u64, to: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
         let mut records = Vec::new();
-        caught(|| each_log(&self.log, from, Some(to.max(from)), &mut |index, record| {
-            records.push((index, record));
-            Ok(())
-        }))?;
+        caught(|| {
+            each_log(&self.log, from, Some(to.max(from)), &mut |index, record| {
+                records.push((index, record));
+                Ok(())
+            })
+        })?;
         Ok(records)
     }
 
@@ -260,7 +339,12 @@ impl Backend for SledBackend {
         })
     }
 
-    fn state(&mut self, generation: u64, ops: Vec<StateOp>, applied: Option<&[u8]>) -> io::Result<()> {
+    fn state(
+        &mut self,
+        generation: u64,
+        ops: Vec<StateOp>,
+        applied: Option<&[u8]>,
+    ) -> io::Result<()> {
         let state = self.state_of(generation)?;
         let mut batch = Batch::default();
         for (key, record) in ops {
@@ -287,12 +371,26 @@ impl Backend for SledBackend {
     }
 
     fn applied(&mut self, generation: u64) -> io::Result<Option<Vec<u8>>> {
-        let Some(state) = self.states.get(&generation) else { return Ok(None) };
-        caught(|| Ok(state.tree.get(APPLIED).map_err(failed)?.map(|record| record.to_vec())))
+        let Some(state) = self.states.get(&generation) else {
+            return Ok(None);
+        };
+        caught(|| {
+            Ok(state
+                .tree
+                .get(APPLIED)
+                .map_err(failed)?
+                .map(|record| record.to_vec()))
+        })
     }
 
-    fn scan_state(&mut self, generation: u64, each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>) -> io::Result<()> {
-        let Some(state) = self.states.get_mut(&generation) else { return Ok(()) };
+    fn scan_state(
+        &mut self,
+        generation: u64,
+        each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(state) = self.states.get_mut(&generation) else {
+            return Ok(());
+        };
         caught(|| {
             let mut joiner = Joiner::new();
             for row in state.tree.range([OBJECT]..) {
@@ -301,7 +399,8 @@ impl Backend for SledBackend {
                 let whole = match separator {
                     Some(_) => joiner.further(&value)?,
                     None => {
-                        let key = std::str::from_utf8(&row[1..]).map_err(|_| damaged("a key is not text".into()))?;
+                        let key = std::str::from_utf8(&row[1..])
+                            .map_err(|_| damaged("a key is not text".into()))?;
                         joiner.first(Key::from(key), &value)?
                     }
                 };
@@ -317,7 +416,9 @@ impl Backend for SledBackend {
     }
 
     fn drop_state(&mut self, generation: u64, limit: usize) -> io::Result<bool> {
-        let Some(state) = self.states.get(&generation) else { return Ok(true) };
+        let Some(state) = self.states.get(&generation) else {
+            return Ok(true);
+        };
         let done = remove_some(&state.tree, state.tree.iter(), limit)?;
         if done {
             self.states.remove(&generation);

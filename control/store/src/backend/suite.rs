@@ -5,9 +5,9 @@ use std::path::Path;
 
 use caravel_api::Key;
 
+use super::Backend;
 use super::memory::MemoryDisk;
 use super::sled::SledBackend;
-use super::Backend;
 
 fn on_each(test: impl Fn(&mut dyn FnMut() -> Box<dyn Backend>)) {
     let disk = MemoryDisk::default();
@@ -37,10 +37,25 @@ fn record(index: u64, length: usize) -> (u64, Vec<u8>) {
 fn the_log_keeps_its_order_and_its_long_records() {
     on_each(|open| {
         let mut backend = open();
-        backend.append(vec![record(1, 10), record(2, 0), record(3, 65_536), record(4, 65_537), record(5, 700_000)]).unwrap();
+        backend
+            .append(vec![
+                record(1, 10),
+                record(2, 0),
+                record(3, 65_536),
+                record(4, 65_537),
+                record(5, 700_000),
+            ])
+            .unwrap();
         backend.append(vec![record(6, 131_072)]).unwrap();
         backend.flush().unwrap();
-        let all = [(1, 10), (2, 0), (3, 65_536), (4, 65_537), (5, 700_000), (6, 131_072)];
+        let all = [
+            (1, 10),
+            (2, 0),
+            (3, 65_536),
+            (4, 65_537),
+            (5, 700_000),
+            (6, 131_072),
+        ];
         assert_eq!(log(&mut *backend), all);
         drop(backend);
         let mut backend = open();
@@ -71,18 +86,34 @@ fn objects_change_together_with_what_was_applied() {
         };
         let key = |name: &str| Key::from(format!("/registry/core/pods/a/{name}"));
         let put = |name: &str, length: usize| (key(name), Some(vec![1; length]));
-        backend.state(7, vec![put("a", 5), put("a-b", 200_000), put("b", 1)], Some(b"one")).unwrap();
+        backend
+            .state(
+                7,
+                vec![put("a", 5), put("a-b", 200_000), put("b", 1)],
+                Some(b"one"),
+            )
+            .unwrap();
         backend.state(8, vec![put("z", 5)], None).unwrap();
         backend.flush().unwrap();
         drop(backend);
         let mut backend = open();
         let name = |name: &str| key(name).to_string();
-        assert_eq!(objects(&mut *backend), [(name("a"), 5), (name("a-b"), 200_000), (name("b"), 1)]);
+        assert_eq!(
+            objects(&mut *backend),
+            [(name("a"), 5), (name("a-b"), 200_000), (name("b"), 1)]
+        );
         assert_eq!(backend.applied(7).unwrap().as_deref(), Some(&b"one"[..]));
         assert_eq!(backend.applied(8).unwrap(), None);
-        backend.state(7, vec![put("a-b", 70_000), (key("b"), None)], Some(b"two")).unwrap();
-        assert_eq!(objects(&mut *backend), [(name("a"), 5), (name("a-b"), 70_000)]);
-        backend.state(7, vec![(key("a-b"), None), put("a", 6)], None).unwrap();
+        backend
+            .state(7, vec![put("a-b", 70_000), (key("b"), None)], Some(b"two"))
+            .unwrap();
+        assert_eq!(
+            objects(&mut *backend),
+            [(name("a"), 5), (name("a-b"), 70_000)]
+        );
+        backend
+            .state(7, vec![(key("a-b"), None), put("a", 6)], None)
+            .unwrap();
         assert_eq!(objects(&mut *backend), [(name("a"), 6)]);
         assert_eq!(backend.applied(7).unwrap().as_deref(), Some(&b"two"[..]));
         assert_eq!(backend.generations().unwrap(), [7, 8]);

@@ -41,7 +41,8 @@ impl Tail {
         self.last = Some(entry.log_id);
         self.bytes += cost;
         self.total += cost as u64;
-        self.sizes.insert(index, u32::try_from(cost).unwrap_or(u32::MAX));
+        self.sizes
+            .insert(index, u32::try_from(cost).unwrap_or(u32::MAX));
         self.entries.insert(index, (entry, cost));
         while self.bytes > self.limit && self.entries.len() > 1 {
             if let Some((_, (_, cost))) = self.entries.pop_first() {
@@ -54,14 +55,25 @@ impl Tail {
         for (_, (_, cost)) in self.entries.split_off(&from) {
             self.bytes -= cost;
         }
-        self.total -= self.sizes.split_off(&from).values().map(|size| u64::from(*size)).sum::<u64>();
+        self.total -= self
+            .sizes
+            .split_off(&from)
+            .values()
+            .map(|size| u64::from(*size))
+            .sum::<u64>();
     }
 
     fn purge(&mut self, up_to: LogId) {
         let kept = self.entries.split_off(&(up_to.index + 1));
-        self.bytes -= std::mem::replace(&mut self.entries, kept).values().map(|(_, cost)| cost).sum::<usize>();
+        self.bytes -= std::mem::replace(&mut self.entries, kept)
+            .values()
+            .map(|(_, cost)| cost)
+            .sum::<usize>();
         let kept = self.sizes.split_off(&(up_to.index + 1));
-        self.total -= std::mem::replace(&mut self.sizes, kept).values().map(|size| u64::from(*size)).sum::<u64>();
+        self.total -= std::mem::replace(&mut self.sizes, kept)
+            .values()
+            .map(|size| u64::from(*size))
+            .sum::<u64>();
         self.purged = self.purged.max(Some(up_to));
         self.last = self.last.max(Some(up_to));
     }
@@ -83,7 +95,13 @@ impl Tail {
 
 fn cost(entry: &LogEntry) -> usize {
     match &entry.payload {
-        EntryPayload::Normal(batch) => 128 + batch.0.iter().map(|proposal| proposal.txn.cost() + 64).sum::<usize>(),
+        EntryPayload::Normal(batch) => {
+            128 + batch
+                .0
+                .iter()
+                .map(|proposal| proposal.txn.cost() + 64)
+                .sum::<usize>()
+        }
         EntryPayload::Blank | EntryPayload::Membership(_) => 128,
     }
 }
@@ -97,28 +115,60 @@ pub(crate) struct LogStore {
 
 impl LogStore {
     pub fn new(tail: Tail, io: IoHandle) -> Self {
-        LogStore { tail: Arc::new(Mutex::new(tail)), io }
+        LogStore {
+            tail: Arc::new(Mutex::new(tail)),
+            io,
+        }
     }
 
     async fn read(&self, from: u64, to: u64) -> io::Result<Vec<LogEntry>> {
         let (mut old, new) = {
             let tail = self.tail.lock();
-            let from = from.max(tail.sizes.first_key_value().map_or(u64::MAX, |(first, _)| *first));
+            let from = from.max(
+                tail.sizes
+                    .first_key_value()
+                    .map_or(u64::MAX, |(first, _)| *first),
+            );
             let to = to.min(tail.last.map_or(0, |last| last.index + 1));
             if from >= to {
                 return Ok(Vec::new());
             }
-            let memory = tail.entries.first_key_value().map_or(to, |(index, _)| *index);
-            let new: Vec<_> = tail.entries.range(from..to).map(|(_, (entry, _))| entry.clone()).collect();
+            let memory = tail
+                .entries
+                .first_key_value()
+                .map_or(to, |(index, _)| *index);
+            let new: Vec<_> = tail
+                .entries
+                .range(from..to)
+                .map(|(_, (entry, _))| entry.clone())
+                .collect();
             (from..to.min(memory), new)
         };
         if old.start >= old.end {
             return Ok(new);
         }
         let wanted = (old.end - old.start) as usize;
-        let mut entries = self.io.ask(|reply| Job::ReadLog { range: std::mem::take(&mut old), reply }).await?;
-        if entries.len() != wanted && self.tail.lock().purged.is_none_or(|purged| purged.index < from) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the log has a hole: {} of {wanted} entries from {from}", entries.len())));
+        let mut entries = self
+            .io
+            .ask(|reply| Job::ReadLog {
+                range: std::mem::take(&mut old),
+                reply,
+            })
+            .await?;
+        if entries.len() != wanted
+            && self
+                .tail
+                .lock()
+                .purged
+                .is_none_or(|purged| purged.index < from)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the log has a hole: {} of {wanted} entries from {from}",
+                    entries.len()
+                ),
+            ));
         }
         entries.extend(new);
         Ok(entries)
@@ -126,7 +176,10 @@ impl LogStore {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> Result<Vec<LogEntry>, io::Error> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<LogEntry>, io::Error> {
         let from = match range.start_bound() {
             Bound::Included(index) => *index,
             Bound::Excluded(index) => index + 1,
@@ -144,7 +197,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.tail.lock().vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<LogEntry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<LogEntry>, io::Error> {
         let end = {
             let tail = self.tail.lock();
             let mut bytes = 0;
@@ -167,7 +224,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let tail = self.tail.lock();
-        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: tail.last })
+        Ok(LogState {
+            last_purged_log_id: tail.purged,
+            last_log_id: tail.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> LogStore {
@@ -182,7 +242,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let Some(committed) = committed else { return Ok(()) };
+        let Some(committed) = committed else {
+            return Ok(());
+        };
         self.tail.lock().committed = Some(committed);
         self.io.send(Job::Committed(committed))
     }
@@ -192,7 +254,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(tail.committed.min(tail.last))
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,

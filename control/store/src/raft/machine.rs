@@ -40,18 +40,27 @@ pub(crate) struct Served {
 impl Served {
     pub fn new(state: State, hub: Hub, applied: Option<LogId>) -> Self {
         let under = applied.as_ref().map(epoch);
-        Served { state: RwLock::new(Arc::new(state)), hub: Arc::new(hub), applied_under: watch::Sender::new(under), applied: watch::Sender::new(applied) }
+        Served {
+            state: RwLock::new(Arc::new(state)),
+            hub: Arc::new(hub),
+            applied_under: watch::Sender::new(under),
+            applied: watch::Sender::new(applied),
+        }
     }
 
     fn passed(&self, applied: LogId) {
         let under = Some(epoch(&applied));
-        self.applied_under.send_if_modified(|last| std::mem::replace(last, under) != under);
+        self.applied_under
+            .send_if_modified(|last| std::mem::replace(last, under) != under);
         self.applied.send_replace(Some(applied));
     }
 }
 
 fn epoch(id: &LogId) -> Epoch {
-    Epoch { term: id.leader_id.term, node: id.leader_id.node_id }
+    Epoch {
+        term: id.leader_id.term,
+        node: id.leader_id.node_id,
+    }
 }
 
 /// A state machine's snapshot: the state itself, shared.
@@ -66,26 +75,54 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub fn new(served: Arc<Served>, applied: Option<LogId>, membership: Membership, io: IoHandle) -> Self {
-        Machine { served, applied, membership, io }
+    pub fn new(
+        served: Arc<Served>,
+        applied: Option<LogId>,
+        membership: Membership,
+        io: IoHandle,
+    ) -> Self {
+        Machine {
+            served,
+            applied,
+            membership,
+            io,
+        }
     }
 
     fn snapshot(&self) -> SnapshotOf<TypeConfig, Image> {
-        let meta = SnapshotMetaOf::<TypeConfig> { last_log_id: self.applied, last_membership: self.membership.clone() };
-        SnapshotOf::<TypeConfig, Image> { meta, snapshot: Image(self.served.state.read().clone()) }
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        };
+        SnapshotOf::<TypeConfig, Image> {
+            meta,
+            snapshot: Image(self.served.state.read().clone()),
+        }
     }
 
     fn record(&self, state: &State) -> Applied {
-        Applied { log_id: self.applied, membership: self.membership.clone(), revision: state.revision(), count: state.count() as u64 }
+        Applied {
+            log_id: self.applied,
+            membership: self.membership.clone(),
+            revision: state.revision(),
+            count: state.count() as u64,
+        }
     }
 }
 
 /// What applying one proposal did, in an entry of `under`.
-fn judge(state: &mut State, proposal: &Proposal, under: Epoch, changed: &mut Vec<Changed>) -> Result<crate::txn::Committed, Refusal> {
+fn judge(
+    state: &mut State,
+    proposal: &Proposal,
+    under: Epoch,
+    changed: &mut Vec<Changed>,
+) -> Result<crate::txn::Committed, Refusal> {
     if proposal.epoch.is_some_and(|epoch| epoch != under) {
         return Err(Refusal::Deposed);
     }
-    state.apply(&proposal.txn, changed).map_err(|conflict| Refusal::Conflict(conflict.key, conflict.revision))
+    state
+        .apply(&proposal.txn, changed)
+        .map_err(|conflict| Refusal::Conflict(conflict.key, conflict.revision))
 }
 
 fn event(changed: Changed, seen: Instant) -> Arc<Event> {
@@ -119,9 +156,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 let under = epoch(&entry.log_id);
                 let outcomes = match &entry.payload {
                     EntryPayload::Blank => Outcomes::default(),
-                    EntryPayload::Normal(batch) => {
-                        Outcomes(batch.0.iter().map(|proposal| judge(&mut state, proposal, under, &mut changed)).collect())
-                    }
+                    EntryPayload::Normal(batch) => Outcomes(
+                        batch
+                            .0
+                            .iter()
+                            .map(|proposal| judge(&mut state, proposal, under, &mut changed))
+                            .collect(),
+                    ),
                     EntryPayload::Membership(membership) => {
                         self.membership = Membership::new(Some(entry.log_id), membership.clone());
                         Outcomes::default()
@@ -130,13 +171,28 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 self.applied = Some(entry.log_id);
                 answers.extend(responder.map(|responder| (responder, outcomes)));
             }
-            let to_disk: Vec<(Key, Option<Arc<Entry>>)> =
-                changed.iter().map(|changed| (changed.entry.key.clone(), (!changed.deleted).then(|| changed.entry.clone()))).collect();
-            self.io.send(Job::State { changed: to_disk, applied: self.record(&state) })?;
+            let to_disk: Vec<(Key, Option<Arc<Entry>>)> = changed
+                .iter()
+                .map(|changed| {
+                    (
+                        changed.entry.key.clone(),
+                        (!changed.deleted).then(|| changed.entry.clone()),
+                    )
+                })
+                .collect();
+            self.io.send(Job::State {
+                changed: to_disk,
+                applied: self.record(&state),
+            })?;
             let seen = Instant::now();
-            let events = changed.into_iter().map(|changed| event(changed, seen)).collect();
+            let events = changed
+                .into_iter()
+                .map(|changed| event(changed, seen))
+                .collect();
             let revision: Revision = state.revision();
-            self.served.hub.publish(events, revision, || *self.served.state.write() = Arc::new(state));
+            self.served.hub.publish(events, revision, || {
+                *self.served.state.write() = Arc::new(state)
+            });
             if let Some(applied) = self.applied {
                 self.served.passed(applied);
             }
@@ -151,21 +207,40 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Builder(self.snapshot())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, snapshot: Image) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: Image,
+    ) -> Result<(), io::Error> {
         let Image(state) = snapshot;
         let revision = state.revision();
-        let applied = Applied { log_id: meta.last_log_id, membership: meta.last_membership.clone(), revision, count: state.count() as u64 };
-        self.io.ask(|reply| Job::Install { state: state.clone(), applied, reply }).await?;
+        let applied = Applied {
+            log_id: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            revision,
+            count: state.count() as u64,
+        };
+        self.io
+            .ask(|reply| Job::Install {
+                state: state.clone(),
+                applied,
+                reply,
+            })
+            .await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.served.hub.reset(revision, || *self.served.state.write() = state);
+        self.served
+            .hub
+            .reset(revision, || *self.served.state.write() = state);
         if let Some(applied) = self.applied {
             self.served.passed(applied);
         }
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Image>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, Image>>, io::Error> {
         // The state is its own snapshot, as new as can be.
         Ok(self.applied.is_some().then(|| self.snapshot()))
     }
@@ -178,6 +253,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Image>, io::Error> {
-        Ok(SnapshotOf::<TypeConfig, Image> { meta: self.0.meta.clone(), snapshot: self.0.snapshot.clone() })
+        Ok(SnapshotOf::<TypeConfig, Image> {
+            meta: self.0.meta.clone(),
+            snapshot: self.0.snapshot.clone(),
+        })
     }
 }

@@ -20,17 +20,38 @@ use crate::watch::Hub;
 type Parts = (LogStore, Machine);
 
 fn parts(found: Found, disk: impl FnOnce(crate::io::Writer) -> IoHandle) -> Parts {
-    let Found { writer, tail, state, applied, membership, .. } = found;
+    let Found {
+        writer,
+        tail,
+        state,
+        applied,
+        membership,
+        ..
+    } = found;
     let io = disk(writer);
     let hub = Hub::new(Default::default(), state.revision());
     let served = Arc::new(Served::new(state, hub, applied));
-    (LogStore::new(tail, io.clone()), Machine::new(served, applied, membership, io))
+    (
+        LogStore::new(tail, io.clone()),
+        Machine::new(served, applied, membership, io),
+    )
 }
 
 struct OnSled;
 
-impl StoreBuilder<TypeConfig, LogStore, Machine, (tempfile::TempDir, oneshot::Receiver<()>)> for OnSled {
-    async fn build(&self) -> Result<((tempfile::TempDir, oneshot::Receiver<()>), LogStore, Machine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, LogStore, Machine, (tempfile::TempDir, oneshot::Receiver<()>)>
+    for OnSled
+{
+    async fn build(
+        &self,
+    ) -> Result<
+        (
+            (tempfile::TempDir, oneshot::Receiver<()>),
+            LogStore,
+            Machine,
+        ),
+        StorageError<TypeConfig>,
+    > {
         let dir = tempfile::tempdir().unwrap();
         let config = StoreConfig::single(dir.path().join("data"), dir.path().join("keys"));
         let mut ended = None;
@@ -47,8 +68,15 @@ struct InMemory;
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, ()> for InMemory {
     async fn build(&self) -> Result<((), LogStore, Machine), StorageError<TypeConfig>> {
-        let found = open_memory(&StoreConfig::memory(), MemoryDisk::default(), KeyRing::ephemeral()).unwrap();
-        let (log, machine) = parts(found, |writer| IoHandle::Inline(Arc::new(parking_lot::Mutex::new(writer))));
+        let found = open_memory(
+            &StoreConfig::memory(),
+            MemoryDisk::default(),
+            KeyRing::ephemeral(),
+        )
+        .unwrap();
+        let (log, machine) = parts(found, |writer| {
+            IoHandle::Inline(Arc::new(parking_lot::Mutex::new(writer)))
+        });
         Ok(((), log, machine))
     }
 }

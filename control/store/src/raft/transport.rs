@@ -11,7 +11,8 @@ use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, BasicNode};
 
@@ -39,11 +40,37 @@ pub struct Target {
 /// Sends to other replicas. Each call ends within `option.hard_ttl()`, or the transport's own deadline.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
-    async fn append(&self, to: &Target, request: AppendEntriesRequest<TypeConfig>, option: RPCOption) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>>;
-    async fn vote(&self, to: &Target, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>;
-    async fn pre_vote(&self, to: &Target, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>;
-    async fn snapshot(&self, to: &Target, vote: VoteOf<TypeConfig>, snapshot: SnapshotOf<TypeConfig, Image>, option: RPCOption) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>>;
-    async fn transfer_leader(&self, to: &Target, request: TransferLeaderRequest<TypeConfig>, option: RPCOption) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>;
+    async fn append(
+        &self,
+        to: &Target,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>>;
+    async fn vote(
+        &self,
+        to: &Target,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>;
+    async fn pre_vote(
+        &self,
+        to: &Target,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>>;
+    async fn snapshot(
+        &self,
+        to: &Target,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, Image>,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>>;
+    async fn transfer_leader(
+        &self,
+        to: &Target,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>>;
     /// A follower's users' writes, to the leader.
     async fn propose(&self, to: &Target, batch: Batch) -> Result<Outcomes, ForwardError>;
     /// Asks the leader how far a replica must have applied for a read to be current.
@@ -54,24 +81,54 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Alone;
 
 fn nobody<E: From<Unreachable<TypeConfig>>>(to: &Target) -> E {
-    Unreachable::new(&AnyError::error(format!("there is no way to replica {}", to.id))).into()
+    Unreachable::new(&AnyError::error(format!(
+        "there is no way to replica {}",
+        to.id
+    )))
+    .into()
 }
 
 #[async_trait]
 impl Transport for Alone {
-    async fn append(&self, to: &Target, _: AppendEntriesRequest<TypeConfig>, _: RPCOption) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn append(
+        &self,
+        to: &Target,
+        _: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         Err(nobody(to))
     }
-    async fn vote(&self, to: &Target, _: VoteRequest<TypeConfig>, _: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn vote(
+        &self,
+        to: &Target,
+        _: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         Err(nobody(to))
     }
-    async fn pre_vote(&self, to: &Target, _: VoteRequest<TypeConfig>, _: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn pre_vote(
+        &self,
+        to: &Target,
+        _: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         Err(nobody(to))
     }
-    async fn snapshot(&self, to: &Target, _: VoteOf<TypeConfig>, _: SnapshotOf<TypeConfig, Image>, _: RPCOption) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+    async fn snapshot(
+        &self,
+        to: &Target,
+        _: VoteOf<TypeConfig>,
+        _: SnapshotOf<TypeConfig, Image>,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         Err(nobody(to))
     }
-    async fn transfer_leader(&self, to: &Target, _: TransferLeaderRequest<TypeConfig>, _: RPCOption) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn transfer_leader(
+        &self,
+        to: &Target,
+        _: TransferLeaderRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         Err(nobody(to))
     }
     async fn propose(&self, _: &Target, _: Batch) -> Result<Outcomes, ForwardError> {
@@ -90,7 +147,13 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
-        Link { transport: self.0.clone(), to: Target { id: target, address: node.addr.clone() } }
+        Link {
+            transport: self.0.clone(),
+            to: Target {
+                id: target,
+                address: node.addr.clone(),
+            },
+        }
     }
 }
 
@@ -103,15 +166,27 @@ pub(crate) struct Link {
 impl RaftNetworkV2<TypeConfig> for Link {
     type SnapshotData = Image;
 
-    async fn append_entries(&mut self, rpc: AppendEntriesRequest<TypeConfig>, option: RPCOption) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.append(&self.to, rpc, option).await
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.vote(&self.to, rpc, option).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.pre_vote(&self.to, rpc, option).await
     }
 
@@ -128,7 +203,11 @@ impl RaftNetworkV2<TypeConfig> for Link {
         }
     }
 
-    async fn transfer_leader(&mut self, req: TransferLeaderRequest<TypeConfig>, option: RPCOption) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.transfer_leader(&self.to, req, option).await
     }
 }

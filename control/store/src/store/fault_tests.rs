@@ -16,7 +16,11 @@ use crate::txn::{Change, CommitError, Expect, Txn};
 
 fn put(name: &str) -> Txn {
     let object = Encoded::new(format!(r#"{{"metadata":{{"name":"{name}"}}}}"#)).unwrap();
-    Txn::new().with(Change::Put { key: key(name), expect: Expect::Any, object })
+    Txn::new().with(Change::Put {
+        key: key(name),
+        expect: Expect::Any,
+        object,
+    })
 }
 
 fn key(name: &str) -> Key {
@@ -24,8 +28,15 @@ fn key(name: &str) -> Key {
 }
 
 async fn open(disk: MemoryDisk) -> Store {
-    let limits = Limits { log_entries: 20, snapshot_every: 30, ..Limits::default() };
-    let config = StoreConfig { limits, ..StoreConfig::memory() };
+    let limits = Limits {
+        log_entries: 20,
+        snapshot_every: 30,
+        ..Limits::default()
+    };
+    let config = StoreConfig {
+        limits,
+        ..StoreConfig::memory()
+    };
     let found = open_memory(&config, disk, KeyRing::fixed()).unwrap();
     Store::start(config, found, Arc::new(Alone)).await.unwrap()
 }
@@ -37,7 +48,14 @@ async fn a_power_cut_takes_nothing_acknowledged() {
     for round in 0..5 {
         let store = open(disk.clone()).await;
         for (name, revision) in &acknowledged {
-            assert_eq!(store.snapshot().entry(&key(name)).map(|entry| entry.revision), Some(*revision), "{name} in round {round}");
+            assert_eq!(
+                store
+                    .snapshot()
+                    .entry(&key(name))
+                    .map(|entry| entry.revision),
+                Some(*revision),
+                "{name} in round {round}"
+            );
         }
         for n in 0..80 {
             let name = format!("r{round}n{n}");
@@ -69,7 +87,9 @@ async fn a_disk_that_fails_ends_the_replica_and_acknowledges_nothing() {
         assert_eq!(store.commit(put("b")).await, Err(CommitError::Unknown));
     }
     assert!(store.snapshot().entry(&key("b")).is_none());
-    let why = timeout(Duration::from_secs(60), store.failure()).await.unwrap();
+    let why = timeout(Duration::from_secs(60), store.failure())
+        .await
+        .unwrap();
     assert!(why.contains("no space left"), "{why}");
     assert!(!store.status().healthy);
     // What was served goes on being readable.

@@ -13,10 +13,17 @@ const MAX_ENDPOINTS: usize = 1000;
 
 /// The rules of this machine.
 pub fn compile(cluster: &ServiceSet) -> RuleSet {
-    let mut rules = RuleSet { base: base(&cluster.cluster_cidr), ..RuleSet::default() };
+    let mut rules = RuleSet {
+        base: base(&cluster.cluster_cidr),
+        ..RuleSet::default()
+    };
     let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in &cluster.slices {
-        let owner = slice.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
+        let owner = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|l| l.get("kubernetes.io/service-name"));
         if let (Some(namespace), Some(name)) = (slice.metadata.namespace.as_deref(), owner) {
             slices.entry((namespace, name)).or_default().push(slice);
         }
@@ -24,18 +31,32 @@ pub fn compile(cluster: &ServiceSet) -> RuleSet {
     for service in &cluster.services {
         let meta = &service.metadata;
         if let (Some(namespace), Some(name)) = (meta.namespace.as_deref(), meta.name.as_deref()) {
-            let own = slices.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
+            let own = slices
+                .get(&(namespace, name))
+                .map_or(&[][..], Vec::as_slice);
             add_service(&mut rules, cluster, service, namespace, name, own);
         }
     }
     for port in &cluster.host_ports {
         let protocol = port.protocol.to_lowercase();
         let chain = format!("host/{protocol}/{}/{}", port.host_port, port.pod_ip);
-        let target = Endpoint { ip: port.pod_ip, port: port.container_port, local: true };
-        rules.chains.insert(chain.clone(), translate(&target, &protocol, None));
+        let target = Endpoint {
+            ip: port.pod_ip,
+            port: port.container_port,
+            local: true,
+        };
+        rules
+            .chains
+            .insert(chain.clone(), translate(&target, &protocol, None));
         match port.host_ip.filter(|ip| !ip.is_unspecified()) {
-            Some(ip) => rules.services.insert(format!("{protocol} . {ip} . {}", port.host_port), format!("goto {chain}")),
-            None => rules.nodeports.insert(format!("{protocol} . {}", port.host_port), format!("goto {chain}")),
+            Some(ip) => rules.services.insert(
+                format!("{protocol} . {ip} . {}", port.host_port),
+                format!("goto {chain}"),
+            ),
+            None => rules.nodeports.insert(
+                format!("{protocol} . {}", port.host_port),
+                format!("goto {chain}"),
+            ),
         };
     }
     rules
@@ -51,22 +72,39 @@ fn add_service(
 ) {
     let Some(spec) = &service.spec else { return };
     let cluster_ip = spec.cluster_ip.as_deref().unwrap_or("");
-    if spec.type_.as_deref() == Some("ExternalName") || cluster_ip.is_empty() || cluster_ip == "None" {
+    if spec.type_.as_deref() == Some("ExternalName")
+        || cluster_ip.is_empty()
+        || cluster_ip == "None"
+    {
         return;
     }
     if cluster_ip == cluster.dns_ip.to_string() {
         return; // Answered by this machine's own DNS server on that very address.
     }
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()).and_then(|c| c.timeout_seconds).unwrap_or(10800)
+        spec.session_affinity_config
+            .as_ref()
+            .and_then(|c| c.client_ip.as_ref())
+            .and_then(|c| c.timeout_seconds)
+            .unwrap_or(10800)
     });
     let only_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     for port in spec.ports.iter().flatten() {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let lower = protocol.to_lowercase();
         let id = format!("{namespace}/{name}/{lower}/{}", port_label(port));
-        let all = serving(slices, port.name.as_deref().unwrap_or(""), protocol, &cluster.node);
-        let pick = |local: bool| -> Vec<&Endpoint> { all.iter().filter(|e| !local || e.local).take(MAX_ENDPOINTS).collect() };
+        let all = serving(
+            slices,
+            port.name.as_deref().unwrap_or(""),
+            protocol,
+            &cluster.node,
+        );
+        let pick = |local: bool| -> Vec<&Endpoint> {
+            all.iter()
+                .filter(|e| !local || e.local)
+                .take(MAX_ENDPOINTS)
+                .collect()
+        };
 
         let inside = pick(only_local(&spec.internal_traffic_policy));
         let key = format!("{lower} . {cluster_ip} . {}", port.port);
@@ -75,7 +113,10 @@ fn add_service(
         } else {
             let chain = format!("svc/{id}");
             // From outside the pods' range the answer must come back this way.
-            let mut body = vec![format!("ip saddr != {} jump to-masquerade", cluster.cluster_cidr)];
+            let mut body = vec![format!(
+                "ip saddr != {} jump to-masquerade",
+                cluster.cluster_cidr
+            )];
             body.extend(balance(rules, &id, &lower, &inside, affinity));
             rules.chains.insert(chain.clone(), body);
             rules.services.insert(key, format!("goto {chain}"));
@@ -84,7 +125,10 @@ fn add_service(
         let local = only_local(&spec.external_traffic_policy);
         let outside = pick(local);
         let addresses = external_addresses(service);
-        let node_port = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
+        let node_port = port
+            .node_port
+            .and_then(|p| u16::try_from(p).ok())
+            .filter(|p| *p > 0);
         if addresses.is_empty() && node_port.is_none() {
             continue;
         }
@@ -125,35 +169,68 @@ fn port_label(port: &ServicePort) -> String {
 }
 
 fn external_addresses(service: &Service) -> Vec<String> {
-    let spec = service.spec.as_ref().and_then(|s| s.external_ips.as_ref()).into_iter().flatten().cloned();
-    let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
+    let spec = service
+        .spec
+        .as_ref()
+        .and_then(|s| s.external_ips.as_ref())
+        .into_iter()
+        .flatten()
+        .cloned();
+    let ingress = service
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref())
+        .and_then(|l| l.ingress.as_ref());
     let status = ingress.into_iter().flatten().filter_map(|i| i.ip.clone());
-    spec.chain(status).filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok()).collect()
+    spec.chain(status)
+        .filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok())
+        .collect()
 }
 
 /// Rules that lead to one of the endpoints, whose chains are added beside them.
-fn balance(rules: &mut RuleSet, id: &str, protocol: &str, endpoints: &[&Endpoint], affinity: Option<i32>) -> Vec<String> {
+fn balance(
+    rules: &mut RuleSet,
+    id: &str,
+    protocol: &str,
+    endpoints: &[&Endpoint],
+    affinity: Option<i32>,
+) -> Vec<String> {
     let mut body = Vec::new();
     let mut chains = Vec::new();
     for endpoint in endpoints {
         let chain = format!("ep/{id}/{}/{}", endpoint.ip, endpoint.port);
         let set = affinity.map(|seconds| {
             let set = format!("aff/{id}/{}/{}", endpoint.ip, endpoint.port);
-            rules.sets.insert(set.clone(), Set { timeout: u32::try_from(seconds).unwrap_or(10800) });
+            rules.sets.insert(
+                set.clone(),
+                Set {
+                    timeout: u32::try_from(seconds).unwrap_or(10800),
+                },
+            );
             set
         });
         if let Some(set) = &set {
             body.push(format!("ip saddr @{set} goto {chain}"));
         }
-        rules.chains.insert(chain.clone(), translate(endpoint, protocol, set.as_deref()));
+        rules
+            .chains
+            .insert(chain.clone(), translate(endpoint, protocol, set.as_deref()));
         chains.push(chain);
     }
     match &chains[..] {
         [] => {}
         [only] => body.push(format!("goto {only}")),
         several => {
-            let choices: Vec<String> = several.iter().enumerate().map(|(i, chain)| format!("{i} : goto {chain}")).collect();
-            body.push(format!("numgen random mod {} vmap {{ {} }}", several.len(), choices.join(", ")));
+            let choices: Vec<String> = several
+                .iter()
+                .enumerate()
+                .map(|(i, chain)| format!("{i} : goto {chain}"))
+                .collect();
+            body.push(format!(
+                "numgen random mod {} vmap {{ {} }}",
+                several.len(),
+                choices.join(", ")
+            ));
         }
     }
     body
@@ -165,7 +242,10 @@ fn translate(endpoint: &Endpoint, protocol: &str, affinity: Option<&str>) -> Vec
     if let Some(set) = affinity {
         body.push(format!("update @{set} {{ ip saddr }}"));
     }
-    body.push(format!("meta l4proto {protocol} dnat to {}:{}", endpoint.ip, endpoint.port));
+    body.push(format!(
+        "meta l4proto {protocol} dnat to {}:{}",
+        endpoint.ip, endpoint.port
+    ));
     body
 }
 

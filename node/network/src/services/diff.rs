@@ -29,7 +29,8 @@ pub fn diff(old: Option<&RuleSet>, new: &RuleSet) -> RuleDiff {
         Some(old) if old.base == new.base => old,
         _ => {
             // Adding before deleting makes the deletion succeed whether or not the table is there.
-            script.push_str("add table ip caravel\ndelete table ip caravel\nadd table ip caravel\n");
+            script
+                .push_str("add table ip caravel\ndelete table ip caravel\nadd table ip caravel\n");
             script.push_str(&new.base);
             &empty
         }
@@ -51,7 +52,11 @@ pub fn diff(old: Option<&RuleSet>, new: &RuleSet) -> RuleDiff {
             )),
         }
     }
-    let changed: Vec<_> = new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules)).collect();
+    let changed: Vec<_> = new
+        .chains
+        .iter()
+        .filter(|(name, rules)| old.chains.get(*name) != Some(rules))
+        .collect();
     for (name, _) in &changed {
         match old.chains.contains_key(*name) {
             true => line(format_args!("flush chain ip caravel {name}")),
@@ -64,17 +69,34 @@ pub fn diff(old: Option<&RuleSet>, new: &RuleSet) -> RuleDiff {
         }
     }
     for ((map, new), (_, old)) in new.maps().into_iter().zip(old.maps()) {
-        let gone: Vec<_> = old.iter().filter(|(key, verdict)| new.get(*key) != Some(verdict)).map(|(key, _)| key.as_str()).collect();
+        let gone: Vec<_> = old
+            .iter()
+            .filter(|(key, verdict)| new.get(*key) != Some(verdict))
+            .map(|(key, _)| key.as_str())
+            .collect();
         if !gone.is_empty() {
-            line(format_args!("delete element ip caravel {map} {{ {} }}", gone.join(", ")));
+            line(format_args!(
+                "delete element ip caravel {map} {{ {} }}",
+                gone.join(", ")
+            ));
         }
-        let come: Vec<_> =
-            new.iter().filter(|(key, verdict)| old.get(*key) != Some(verdict)).map(|(key, verdict)| format!("{key} : {verdict}")).collect();
+        let come: Vec<_> = new
+            .iter()
+            .filter(|(key, verdict)| old.get(*key) != Some(verdict))
+            .map(|(key, verdict)| format!("{key} : {verdict}"))
+            .collect();
         if !come.is_empty() {
-            line(format_args!("add element ip caravel {map} {{ {} }}", come.join(", ")));
+            line(format_args!(
+                "add element ip caravel {map} {{ {} }}",
+                come.join(", ")
+            ));
         }
     }
-    let leaving: Vec<_> = old.chains.keys().filter(|name| !new.chains.contains_key(*name)).collect();
+    let leaving: Vec<_> = old
+        .chains
+        .keys()
+        .filter(|name| !new.chains.contains_key(*name))
+        .collect();
     for name in &leaving {
         line(format_args!("flush chain ip caravel {name}"));
     }

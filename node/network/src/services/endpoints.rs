@@ -49,22 +49,44 @@ pub(crate) struct Endpoint {
 
 /// Endpoints that take traffic for the named port: the ready ones, or, if there are none, those that
 /// still serve while they end (upstream's ProxyTerminatingEndpoints).
-pub(crate) fn serving(slices: &[&EndpointSlice], port: &str, protocol: &str, node: &str) -> Vec<Endpoint> {
+pub(crate) fn serving(
+    slices: &[&EndpointSlice],
+    port: &str,
+    protocol: &str,
+    node: &str,
+) -> Vec<Endpoint> {
     let mut ready = Vec::new();
     let mut ending = Vec::new();
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
         let wanted = slice.ports.iter().flatten().find(|p| {
-            p.name.as_deref().unwrap_or("") == port && p.protocol.as_deref().unwrap_or("TCP") == protocol
+            p.name.as_deref().unwrap_or("") == port
+                && p.protocol.as_deref().unwrap_or("TCP") == protocol
         });
-        let Some(number) = wanted.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()) else { continue };
+        let Some(number) = wanted
+            .and_then(|p| p.port)
+            .and_then(|p| u16::try_from(p).ok())
+        else {
+            continue;
+        };
         for endpoint in slice.endpoints.iter().flatten() {
-            let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
+            let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
+                continue;
+            };
             let conditions = endpoint.conditions.as_ref();
-            let said = |f: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| conditions.and_then(f);
-            let one = Endpoint { ip, port: number, local: endpoint.node_name.as_deref() == Some(node) };
+            let said =
+                |f: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| {
+                    conditions.and_then(f)
+                };
+            let one = Endpoint {
+                ip,
+                port: number,
+                local: endpoint.node_name.as_deref() == Some(node),
+            };
             if said(|c| c.ready).unwrap_or(true) {
                 ready.push(one);
-            } else if said(|c| c.serving).unwrap_or(false) && said(|c| c.terminating).unwrap_or(false) {
+            } else if said(|c| c.serving).unwrap_or(false)
+                && said(|c| c.terminating).unwrap_or(false)
+            {
                 ending.push(one);
             }
         }

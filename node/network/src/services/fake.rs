@@ -23,7 +23,11 @@ struct Table {
 impl FakeFirewall {
     /// What the map holds now.
     pub fn map(&self, name: &str) -> BTreeMap<String, String> {
-        self.table.as_ref().and_then(|t| t.maps.get(name)).cloned().unwrap_or_default()
+        self.table
+            .as_ref()
+            .and_then(|t| t.maps.get(name))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Forgets everything, as `nft flush ruleset` does.
@@ -36,7 +40,8 @@ impl Firewall for FakeFirewall {
     fn apply(&mut self, change: &RuleDiff) -> Result<(), FirewallError> {
         let mut table = self.table.clone();
         for line in change.script.lines() {
-            step(&mut table, line).map_err(|why| FirewallError::Refused(format!("{why}: {line}")))?;
+            step(&mut table, line)
+                .map_err(|why| FirewallError::Refused(format!("{why}: {line}")))?;
         }
         if let Some(table) = &table {
             check(table).map_err(FirewallError::Refused)?;
@@ -54,7 +59,10 @@ impl Firewall for FakeFirewall {
 fn step(table: &mut Option<Table>, line: &str) -> Result<(), String> {
     let (verb, rest) = line.split_once(' ').ok_or("no verb")?;
     let (what, rest) = rest.split_once(' ').ok_or("no object")?;
-    let rest = rest.strip_prefix("ip caravel").ok_or("another table")?.trim_start();
+    let rest = rest
+        .strip_prefix("ip caravel")
+        .ok_or("another table")?
+        .trim_start();
     if what == "table" {
         match verb {
             "add" => *table = Some(table.take().unwrap_or_default()),
@@ -69,7 +77,11 @@ fn step(table: &mut Option<Table>, line: &str) -> Result<(), String> {
         ("add", "chain") => drop(table.chains.entry(name.into()).or_default()),
         ("flush", "chain") => table.chains.get_mut(name).ok_or_else(missing)?.clear(),
         ("delete", "chain") => drop(table.chains.remove(name).ok_or_else(missing)?),
-        ("add", "rule") => table.chains.get_mut(name).ok_or_else(missing)?.push(body.into()),
+        ("add", "rule") => table
+            .chains
+            .get_mut(name)
+            .ok_or_else(missing)?
+            .push(body.into()),
         ("add", "map") => drop(table.maps.entry(name.into()).or_default()),
         ("add", "set") => drop(table.sets.insert(name.into())),
         ("flush", "set") => drop(table.sets.get(name).ok_or_else(missing)?),
@@ -95,7 +107,11 @@ fn step(table: &mut Option<Table>, line: &str) -> Result<(), String> {
 
 /// Everything referred to must be there.
 fn check(table: &Table) -> Result<(), String> {
-    let rules = table.chains.values().flatten().chain(table.maps.values().flat_map(BTreeMap::values));
+    let rules = table
+        .chains
+        .values()
+        .flatten()
+        .chain(table.maps.values().flat_map(BTreeMap::values));
     for rule in rules {
         let words: Vec<&str> = rule.split([' ', ',']).collect();
         for pair in words.windows(2) {

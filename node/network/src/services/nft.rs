@@ -43,5 +43,9 @@ impl Firewall for Nft {
 
 /// Enough of nft's complaint to act on; it repeats the whole script otherwise.
 fn first_lines(stderr: &[u8]) -> String {
-    String::from_utf8_lossy(stderr).lines().take(4).collect::<Vec<_>>().join("; ")
+    String::from_utf8_lossy(stderr)
+        .lines()
+        .take(4)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

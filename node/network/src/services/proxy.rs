@@ -11,7 +11,10 @@ pub struct ServiceProxy<F> {
 impl<F: Firewall> ServiceProxy<F> {
     /// Nothing is known of the kernel's rules yet: the first `sync` replaces them whole.
     pub fn new(firewall: F) -> Self {
-        Self { firewall, applied: None }
+        Self {
+            firewall,
+            applied: None,
+        }
     }
 
     /// Makes the rules `wanted`; tells whether anything had to change. After a refused change the next

@@ -29,9 +29,14 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         Some(at) => format!("{} ({} ago)", summary.restarts, time::since(at, now)),
         None => summary.restarts.to_string(),
     };
-    let first_ip = list(pod, "status.podIPs").first().map_or_else(|| text(pod, "status.podIP"), |ip| text(ip, "ip"));
+    let first_ip = list(pod, "status.podIPs")
+        .first()
+        .map_or_else(|| text(pod, "status.podIP"), |ip| text(ip, "ip"));
     let gates = list(pod, "spec.readinessGates");
-    let gates_true = gates.iter().filter(|gate| condition(pod, text(gate, "conditionType")) == Some("True")).count();
+    let gates_true = gates
+        .iter()
+        .filter(|gate| condition(pod, text(gate, "conditionType")) == Some("True"))
+        .count();
     vec![
         name(pod),
         format!("{}/{}", summary.ready, summary.total).into(),
@@ -41,7 +46,11 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         or_none(first_ip),
         or_none(text(pod, "spec.nodeName")),
         or_none(text(pod, "status.nominatedNodeName")),
-        if gates.is_empty() { "<none>".into() } else { format!("{gates_true}/{}", gates.len()).into() },
+        if gates.is_empty() {
+            "<none>".into()
+        } else {
+            format!("{gates_true}/{}", gates.len()).into()
+        },
     ]
 }
 
@@ -54,11 +63,16 @@ struct Summary {
 }
 
 fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a str> {
-    list(pod, "status.conditions").iter().find(|condition| text(condition, "type") == kind).map(|condition| text(condition, "status"))
+    list(pod, "status.conditions")
+        .iter()
+        .find(|condition| text(condition, "type") == kind)
+        .map(|condition| text(condition, "status"))
 }
 
 fn is_sidecar(pod: &Value, name: &str) -> bool {
-    list(pod, "spec.initContainers").iter().any(|container| text(container, "name") == name && text(container, "restartPolicy") == "Always")
+    list(pod, "spec.initContainers").iter().any(|container| {
+        text(container, "name") == name && text(container, "restartPolicy") == "Always"
+    })
 }
 
 fn last_finished(status: &Value) -> Option<Timestamp> {
@@ -77,10 +91,13 @@ fn terminated(state: &Value) -> String {
 fn summary(pod: &Value) -> Summary {
     let phase = text(pod, "status.phase");
     let own_reason = text(pod, "status.reason");
-    let gated = list(pod, "status.conditions")
+    let gated = list(pod, "status.conditions").iter().any(|condition| {
+        text(condition, "type") == "PodScheduled" && text(condition, "reason") == "SchedulingGated"
+    });
+    let sidecars = list(pod, "spec.initContainers")
         .iter()
-        .any(|condition| text(condition, "type") == "PodScheduled" && text(condition, "reason") == "SchedulingGated");
-    let sidecars = list(pod, "spec.initContainers").iter().filter(|container| text(container, "restartPolicy") == "Always").count();
+        .filter(|container| text(container, "restartPolicy") == "Always")
+        .count();
     let mut summary = Summary {
         ready: 0,
         total: list(pod, "spec.containers").len() + sidecars,
@@ -100,9 +117,15 @@ fn summary(pod: &Value) -> Summary {
         summary.restarts += number(status, "restartCount");
         summary.last_restart = summary.last_restart.max(last_finished(status));
         if sidecar {
-            of_sidecars = (of_sidecars.0 + number(status, "restartCount"), of_sidecars.1.max(last_finished(status)));
+            of_sidecars = (
+                of_sidecars.0 + number(status, "restartCount"),
+                of_sidecars.1.max(last_finished(status)),
+            );
         }
-        let (ended, waiting) = (at(status, "state.terminated"), text(status, "state.waiting.reason"));
+        let (ended, waiting) = (
+            at(status, "state.terminated"),
+            text(status, "state.waiting.reason"),
+        );
         if !ended.is_null() && number(ended, "exitCode") == 0 {
             continue;
         }
@@ -126,7 +149,10 @@ fn summary(pod: &Value) -> Summary {
         for status in list(pod, "status.containerStatuses").iter().rev() {
             summary.restarts += number(status, "restartCount");
             summary.last_restart = summary.last_restart.max(last_finished(status));
-            let (ended, waiting) = (at(status, "state.terminated"), text(status, "state.waiting.reason"));
+            let (ended, waiting) = (
+                at(status, "state.terminated"),
+                text(status, "state.waiting.reason"),
+            );
             if !waiting.is_empty() {
                 summary.reason = waiting.to_owned();
             } else if !ended.is_null() {
@@ -137,7 +163,12 @@ fn summary(pod: &Value) -> Summary {
             }
         }
         if summary.reason == "Completed" && running {
-            summary.reason = if condition(pod, "Ready") == Some("True") { "Running" } else { "NotReady" }.to_owned();
+            summary.reason = if condition(pod, "Ready") == Some("True") {
+                "Running"
+            } else {
+                "NotReady"
+            }
+            .to_owned();
         }
     }
     if !at(pod, "metadata.deletionTimestamp").is_null() {
@@ -162,31 +193,89 @@ mod tests {
             pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:09Z".into();
         }
         let cells = cells(&pod, "2026-01-01T00:01:00Z".parse().unwrap());
-        cells[1..4].iter().map(|cell| cell.as_str().unwrap()).collect::<Vec<_>>().join(" ")
+        cells[1..4]
+            .iter()
+            .map(|cell| cell.as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
     fn status_tells_what_is_going_on() {
         let running = |name: &str| json!({"name": name, "ready": true, "state": {"running": {}}, "restartCount": 0});
         let ended = |name: &str, code: i32, reason: &str| json!({"name": name, "state": {"terminated": {"exitCode": code, "reason": reason}}, "restartCount": 0});
-        let waiting = |name: &str, reason: &str| json!({"name": name, "state": {"waiting": {"reason": reason}}, "restartCount": 3,
-            "lastState": {"terminated": {"finishedAt": "2026-01-01T00:00:30Z"}}});
+        let waiting = |name: &str, reason: &str| {
+            json!({"name": name, "state": {"waiting": {"reason": reason}}, "restartCount": 3,
+            "lastState": {"terminated": {"finishedAt": "2026-01-01T00:00:30Z"}}})
+        };
         for (status, deleted, expected) in [
             (json!({"phase": "Pending"}), false, "0/2 Pending 0"),
-            (json!({"phase": "Running", "containerStatuses": [running("a"), running("b")]}), false, "2/2 Running 0"),
-            (json!({"phase": "Running", "containerStatuses": [running("a"), running("b")]}), true, "2/2 Terminating 0"),
-            (json!({"phase": "Running", "containerStatuses": [running("a"), waiting("b", "CrashLoopBackOff")]}), false, "1/2 CrashLoopBackOff 3 (30s ago)"),
-            (json!({"phase": "Succeeded", "containerStatuses": [ended("a", 0, "Completed"), ended("b", 0, "Completed")]}), false, "0/2 Completed 0"),
-            (json!({"phase": "Running", "containerStatuses": [ended("a", 0, "Completed"), running("b")], "conditions": [{"type": "Ready", "status": "False"}]}), false, "1/2 NotReady 0"),
-            (json!({"phase": "Failed", "containerStatuses": [ended("a", 1, "Error"), ended("b", 137, "")]}), false, "0/2 Error 0"),
-            (json!({"phase": "Failed", "reason": "Evicted"}), false, "0/2 Evicted 0"),
-            (json!({"phase": "Pending", "initContainerStatuses": [running("i"), waiting("j", "PodInitializing")], "containerStatuses": [waiting("a", "PodInitializing")]}), false, "0/2 Init:0/2 0"),
-            (json!({"phase": "Pending", "initContainerStatuses": [ended("i", 0, "Completed"), running("j")]}), false, "0/2 Init:1/2 0"),
-            (json!({"phase": "Pending", "initContainerStatuses": [waiting("i", "CrashLoopBackOff")]}), false, "0/2 Init:CrashLoopBackOff 3 (30s ago)"),
-            (json!({"phase": "Pending", "initContainerStatuses": [ended("i", 2, "")]}), false, "0/2 Init:ExitCode:2 0"),
-            (json!({"phase": "Pending", "initContainerStatuses": [ended("i", 0, "Completed"), ended("j", 0, "Completed")],
-                "containerStatuses": [waiting("a", "PodInitializing"), waiting("b", "PodInitializing")]}), false, "0/2 PodInitializing 6 (30s ago)"),
-            (json!({"phase": "Running", "reason": "NodeLost"}), true, "0/2 Unknown 0"),
+            (
+                json!({"phase": "Running", "containerStatuses": [running("a"), running("b")]}),
+                false,
+                "2/2 Running 0",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [running("a"), running("b")]}),
+                true,
+                "2/2 Terminating 0",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [running("a"), waiting("b", "CrashLoopBackOff")]}),
+                false,
+                "1/2 CrashLoopBackOff 3 (30s ago)",
+            ),
+            (
+                json!({"phase": "Succeeded", "containerStatuses": [ended("a", 0, "Completed"), ended("b", 0, "Completed")]}),
+                false,
+                "0/2 Completed 0",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [ended("a", 0, "Completed"), running("b")], "conditions": [{"type": "Ready", "status": "False"}]}),
+                false,
+                "1/2 NotReady 0",
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": [ended("a", 1, "Error"), ended("b", 137, "")]}),
+                false,
+                "0/2 Error 0",
+            ),
+            (
+                json!({"phase": "Failed", "reason": "Evicted"}),
+                false,
+                "0/2 Evicted 0",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [running("i"), waiting("j", "PodInitializing")], "containerStatuses": [waiting("a", "PodInitializing")]}),
+                false,
+                "0/2 Init:0/2 0",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [ended("i", 0, "Completed"), running("j")]}),
+                false,
+                "0/2 Init:1/2 0",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [waiting("i", "CrashLoopBackOff")]}),
+                false,
+                "0/2 Init:CrashLoopBackOff 3 (30s ago)",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [ended("i", 2, "")]}),
+                false,
+                "0/2 Init:ExitCode:2 0",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [ended("i", 0, "Completed"), ended("j", 0, "Completed")],
+                "containerStatuses": [waiting("a", "PodInitializing"), waiting("b", "PodInitializing")]}),
+                false,
+                "0/2 PodInitializing 6 (30s ago)",
+            ),
+            (
+                json!({"phase": "Running", "reason": "NodeLost"}),
+                true,
+                "0/2 Unknown 0",
+            ),
         ] {
             assert_eq!(shown(status.clone(), deleted), expected, "{status}");
         }
