@@ -3,7 +3,7 @@
 //! Pure: what `valueFrom` refers to has been fetched. Follows makeEnvironmentVariables of pkg/kubelet/kubelet_pods.go
 //! and pkg/kubelet/envvars.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use caravel_volumes::{Facts, Objects, downward};
@@ -17,28 +17,21 @@ use crate::expand::expand;
 #[error("{0}")]
 pub(crate) struct EnvError(pub String);
 
-/// ConfigMaps and Secrets that the environments of this pod are made from.
-pub(crate) fn needs(pod: &Pod) -> (Vec<String>, Vec<String>) {
-    let (mut maps, mut secrets) = (Vec::new(), Vec::new());
-    let spec = pod.spec.as_ref();
-    for container in spec.into_iter().flat_map(|s| {
-        s.containers
-            .iter()
-            .chain(s.init_containers.iter().flatten())
-    }) {
-        for source in container.env_from.iter().flatten() {
-            maps.extend(source.config_map_ref.as_ref().map(|r| r.name.clone()));
-            secrets.extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
-        }
-        for source in container
-            .env
-            .iter()
-            .flatten()
-            .filter_map(|v| v.value_from.as_ref())
-        {
-            maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-            secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
-        }
+/// ConfigMaps and Secrets that the container's environment is made from.
+pub(crate) fn needs(container: &Container) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+    for source in container.env_from.iter().flatten() {
+        maps.extend(source.config_map_ref.as_ref().map(|r| r.name.clone()));
+        secrets.extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
+    }
+    for source in container
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|v| v.value_from.as_ref())
+    {
+        maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+        secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
     }
     (maps, secrets)
 }

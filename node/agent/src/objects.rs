@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{
     BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount};
 use kube::api::PostParams;
 use parking_lot::Mutex;
 
@@ -39,42 +39,31 @@ pub(crate) struct FetchError {
 }
 
 impl ObjectCache {
-    /// Everything that the pod's volumes and environments refer to.
-    pub async fn of_pod(&self, api: &Api, pod: &Pod) -> Result<Objects, FetchError> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    /// What the pod's volumes are made from.
+    pub async fn of_volumes(&self, api: &Api, pod: &Pod) -> Result<Objects, FetchError> {
         let needs = caravel_volumes::needs(pod);
-        let (maps, secrets) = env::needs(pod);
-        let maps: BTreeSet<String> = needs.config_maps.into_iter().chain(maps).collect();
-        let secrets: BTreeSet<String> = needs.secrets.into_iter().chain(secrets).collect();
-        let mut objects = Objects::default();
-        let maps = futures::future::try_join_all(
-            maps.into_iter()
-                .map(|name| get::<ConfigMap>(api, namespace, name, "configmap")),
+        let tokens = needs
+            .tokens
+            .into_iter()
+            .map(|request| self.token(api, pod, request));
+        let (objects, tokens) = tokio::join!(
+            fetch(api, pod, needs.config_maps, needs.secrets),
+            futures::future::join_all(tokens)
         );
-        let secrets = futures::future::try_join_all(
-            secrets
-                .into_iter()
-                .map(|name| get::<Secret>(api, namespace, name, "secret")),
-        );
-        let tokens = futures::future::join_all(
-            needs
-                .tokens
-                .into_iter()
-                .map(|request| self.token(api, pod, request)),
-        );
-        let (maps, secrets, tokens) = tokio::join!(maps, secrets, tokens);
-        objects.config_maps.extend(
-            maps?
-                .into_iter()
-                .filter_map(|(name, map)| Some((name, map?))),
-        );
-        objects.secrets.extend(
-            secrets?
-                .into_iter()
-                .filter_map(|(name, secret)| Some((name, secret?))),
-        );
+        let mut objects = objects?;
         objects.tokens.extend(tokens);
         Ok(objects)
+    }
+
+    /// What a container's environment refers to: for most, nothing.
+    pub async fn of_environment(
+        &self,
+        api: &Api,
+        pod: &Pod,
+        container: &Container,
+    ) -> Result<Objects, FetchError> {
+        let (maps, secrets) = env::needs(container);
+        fetch(api, pod, maps, secrets).await
     }
 
     /// Whether the pod has anything that may change under it.
@@ -176,6 +165,37 @@ impl ObjectCache {
         };
         (request, result)
     }
+}
+
+async fn fetch(
+    api: &Api,
+    pod: &Pod,
+    maps: BTreeSet<String>,
+    secrets: BTreeSet<String>,
+) -> Result<Objects, FetchError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let maps = maps
+        .into_iter()
+        .map(|name| get::<ConfigMap>(api, namespace, name, "configmap"));
+    let secrets = secrets
+        .into_iter()
+        .map(|name| get::<Secret>(api, namespace, name, "secret"));
+    let (maps, secrets) = tokio::join!(
+        futures::future::try_join_all(maps),
+        futures::future::try_join_all(secrets)
+    );
+    let mut objects = Objects::default();
+    objects.config_maps.extend(
+        maps?
+            .into_iter()
+            .filter_map(|(name, map)| Some((name, map?))),
+    );
+    objects.secrets.extend(
+        secrets?
+            .into_iter()
+            .filter_map(|(name, secret)| Some((name, secret?))),
+    );
+    Ok(objects)
 }
 
 type Named<K> = (String, Option<Arc<K>>);

@@ -129,7 +129,7 @@ async fn build(world: &World, order: &Start) -> Result<caravel_runtime::Containe
     }
     let objects = world
         .objects
-        .of_pod(&world.api, pod)
+        .of_environment(&world.api, pod, container)
         .await
         .map_err(|e| SpecError::config(e.to_string()))?;
     let facts = world.facts(order.ip);

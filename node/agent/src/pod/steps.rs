@@ -90,7 +90,7 @@ pub(crate) async fn volumes(
 ) -> Result<BTreeMap<String, PathBuf>, String> {
     let objects = world
         .objects
-        .of_pod(&world.api, pod)
+        .of_volumes(&world.api, pod)
         .await
         .map_err(|e| e.to_string())?;
     let (directory, facts, pod) = (pod_directory(world, pod), world.facts(None), pod.clone());
@@ -107,7 +107,7 @@ pub(crate) async fn refresh(
 ) -> Result<(), String> {
     let objects = world
         .objects
-        .of_pod(&world.api, pod)
+        .of_volumes(&world.api, pod)
         .await
         .map_err(|e| e.to_string())?;
     let (directory, facts, pod) = (pod_directory(world, pod), world.facts(ip), pod.clone());
