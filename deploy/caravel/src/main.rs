@@ -102,9 +102,9 @@ fn log_to_stderr(cli: &cli::Cli) {
     use tracing_subscriber::EnvFilter;
     // Lab commands speak to a person by themselves.
     let default = if cli.command.is_daemon() {
-        "info,kube=warn,tower=warn,openraft=warn,hyper=warn,hickory_server=warn"
+        "info,kube_client::client::builder=off,tower=warn,openraft=warn,hyper=warn,hickory_server=warn"
     } else {
-        "warn,openraft=error"
+        "warn,openraft=error,kube_client=off"
     };
     let filter = cli
         .log
