@@ -3,7 +3,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 everyday() { # KUBECTL
   local kc=("$1" -n "$NS") version
-  version=$("$1" version --client 2> /dev/null | grep -om1 'v1\.[0-9.]*')
+  version=$("$1" version --client -o json 2> /dev/null | sed -n 's/.*"gitVersion": "\(.*\)".*/\1/p')
   "${kc[@]}" create deployment web --image=nginx:1.16.1 --dry-run=client -o yaml > "$tmp/web.yaml"
   "${kc[@]}" apply -f "$tmp/web.yaml" > /dev/null
   "${kc[@]}" rollout status deployment/web --timeout=60s > /dev/null
@@ -28,8 +28,10 @@ everyday() { # KUBECTL
 }
 tmp=$(mktemp -d)
 for kubectl in $(ls /usr/lib/google-cloud-sdk/bin/kubectl.1.27 2> /dev/null) kubectl; do everyday "$kubectl"; done
-if python3 -c 'import kubernetes' 2> /dev/null; then
-  python3 - "$NS" <<'END'
+python=
+for candidate in python3 /usr/bin/python3; do "$candidate" -c 'import kubernetes' 2> /dev/null && python=$candidate && break; done
+if [[ $python ]]; then
+  "$python" - "$NS" <<'END'
 import sys
 from kubernetes import client, config, watch
 ns = sys.argv[1]

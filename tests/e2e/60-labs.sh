@@ -2,18 +2,18 @@
 # Two labs live side by side; `down` leaves nothing behind, also after a crash.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 other=$(mktemp -d)/lab
-traces() { # what a lab leaves in the machine, if it leaves anything
-  ip -o link | wc -l
-  ip netns list 2> /dev/null | wc -l
-  wc -l < /proc/mounts
-  find /sys/fs/cgroup -maxdepth 4 -name '*caravel*' 2> /dev/null | wc -l
-  nft list tables 2> /dev/null | wc -l
-  pgrep -fc "$(basename "$CARAVEL") " || true
+traces() { # ID: what that lab has in this machine, a line each
+  ip -o link | grep -o "cvl$1[^:@]*" || true
+  grep -o "$other[^ ]*" /proc/mounts || true
+  find /sys/fs/cgroup -maxdepth 3 -name "caravel-lab-$1*" 2> /dev/null
+  nft list tables 2> /dev/null | grep -o "caravel_lab_$1" || true
+  pgrep -af -- "$other" | grep -v pgrep || true
 }
-before=$(traces)
-same() { [[ $(traces) == "$before" ]]; }
+nothing_left() { [[ -z $(traces "$1") ]] || { traces "$1"; return 1; }; }
 for way in down crash; do
   "$CARAVEL" lab up --dir "$other" --servers 1 --nodes 1
+  id=$(sed -n 's/^ *"id": "\(.*\)",/\1/p' "$other/lab.json")
+  [[ $(traces "$id" | wc -l) -gt 5 ]] || die "the test sees no traces of a running lab: $(traces "$id")"
   has "$("$CARAVEL" lab status --dir "$other" --output json)" '"name":"node-1"'
   KUBECONFIG=$(eval "$("$CARAVEL" lab env --dir "$other")"; echo "$KUBECONFIG") kubectl get nodes | grep -q ' Ready '
   kubectl get --raw /readyz > /dev/null
@@ -23,7 +23,7 @@ for way in down crash; do
     "$CARAVEL" lab kill --dir "$other" server-1
   fi
   "$CARAVEL" lab down --dir "$other"
-  eventually 10 same
+  eventually 10 nothing_left "$id"
   ok "nothing is left after $way"
 done
 rm -rf "$(dirname "$other")"
