@@ -59,8 +59,23 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new(node: String, pods: Pods, runtime: Arc<dyn Runtime>, access: Arc<dyn Access>, metrics: Registry, disk: PathBuf) -> Self {
-        Self { node, pods, runtime, access, metrics, summary: summary::Rates::default(), disk }
+    pub fn new(
+        node: String,
+        pods: Pods,
+        runtime: Arc<dyn Runtime>,
+        access: Arc<dyn Access>,
+        metrics: Registry,
+        disk: PathBuf,
+    ) -> Self {
+        Self {
+            node,
+            pods,
+            runtime,
+            access,
+            metrics,
+            summary: summary::Rates::default(),
+            disk,
+        }
     }
 }
 
@@ -75,15 +90,26 @@ pub(crate) struct Certificates<'a> {
 ///
 /// # Errors
 /// Certificates that cannot be read, or an address that cannot be listened on.
-pub(crate) async fn serve(listen: SocketAddr, certificates: Certificates<'_>, state: State, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listen: SocketAddr,
+    certificates: Certificates<'_>,
+    state: State,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let acceptor = tls::acceptor(&certificates)?;
-    let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("listen on {listen} for the node's API"))?;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listen on {listen} for the node's API"))?;
     tasks::accept(listener, acceptor, Arc::new(state), shutdown).await;
     Ok(())
 }
 
 /// One request: who, may they, then the handler by the first part of the path.
-pub(crate) async fn handle(state: Arc<State>, certificate: Option<Caller>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(
+    state: Arc<State>,
+    certificate: Option<Caller>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     match admit(&state, certificate, &request).await {
@@ -101,20 +127,31 @@ pub(crate) async fn handle(state: Arc<State>, certificate: Option<Caller>, reque
         ["metrics", "resource"] if read_only => resource_metrics::answer(&state).await,
         ["metrics", "cadvisor"] if read_only => cadvisor::answer(&state).await,
         ["stats", "summary"] if read_only => summary::answer(&state).await,
-        ["containerLogs", namespace, pod, container] if read_only => log_reading::answer(&state, namespace, pod, container, &query).await,
+        ["containerLogs", namespace, pod, container] if read_only => {
+            log_reading::answer(&state, namespace, pod, container, &query).await
+        }
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
             commands::exec(&state, (namespace, pod, container), &query, request).await
         }
         ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
             commands::attach(&state, (namespace, pod, container), &query, request).await
         }
-        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => forwarding::answer(&state, namespace, pod, request).await,
-        ["healthz" | "pods" | "metrics" | "stats" | "containerLogs", ..] if !read_only => text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+            forwarding::answer(&state, namespace, pod, request).await
+        }
+        [
+            "healthz" | "pods" | "metrics" | "stats" | "containerLogs",
+            ..,
+        ] if !read_only => text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed"),
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
 
-async fn admit(state: &State, certificate: Option<Caller>, request: &Request<Incoming>) -> Result<(), Response<Body>> {
+async fn admit(
+    state: &State,
+    certificate: Option<Caller>,
+    request: &Request<Incoming>,
+) -> Result<(), Response<Body>> {
     let unauthorised = || text(StatusCode::UNAUTHORIZED, "Unauthorized");
     let broken = |error: access::AccessError| {
         tracing::warn!(%error, "a request to this node could not be judged");
@@ -122,22 +159,42 @@ async fn admit(state: &State, certificate: Option<Caller>, request: &Request<Inc
     };
     let caller = match (certificate, identity::bearer(request.headers())) {
         (Some(caller), _) => caller,
-        (None, Some(token)) => state.access.authenticate(token).await.map_err(broken)?.ok_or_else(unauthorised)?,
+        (None, Some(token)) => state
+            .access
+            .authenticate(token)
+            .await
+            .map_err(broken)?
+            .ok_or_else(unauthorised)?,
         (None, None) => return Err(unauthorised()),
     };
     if caller.is_api_server() {
         return Ok(());
     }
     let attributes = attributes::of(&state.node, request.method(), request.uri().path());
-    if state.access.authorize(&caller, &attributes).await.map_err(broken)? {
+    if state
+        .access
+        .authorize(&caller, &attributes)
+        .await
+        .map_err(broken)?
+    {
         return Ok(());
     }
-    Err(text(StatusCode::FORBIDDEN, &attributes.refusal(&caller.name)))
+    Err(text(
+        StatusCode::FORBIDDEN,
+        &attributes.refusal(&caller.name),
+    ))
 }
 
 fn pods(state: &State) -> Response<Body> {
-    let items: Vec<_> = state.pods.list().iter().map(|view| view.pod.clone()).collect();
-    json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    let items: Vec<_> = state
+        .pods
+        .list()
+        .iter()
+        .map(|view| view.pod.clone())
+        .collect();
+    json(
+        &serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}),
+    )
 }
 
 fn metrics(state: &State) -> Response<Body> {
@@ -155,10 +212,18 @@ pub(crate) fn json(value: &serde_json::Value) -> Response<Body> {
     answer(StatusCode::OK, "application/json", value.to_string())
 }
 
-pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+pub(crate) fn answer(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
+    let body = Full::new(body.into())
+        .map_err(|never| match never {})
+        .boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

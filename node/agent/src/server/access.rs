@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
 use kube::api::PostParams;
 
 use super::attributes::Attributes;
@@ -24,18 +26,28 @@ pub(crate) enum AccessError {
 pub(crate) trait Access: Send + Sync + 'static {
     /// None for a token that is not valid.
     async fn authenticate(&self, token: &str) -> Result<Option<Caller>, AccessError>;
-    async fn authorize(&self, caller: &Caller, attributes: &Attributes) -> Result<bool, AccessError>;
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        attributes: &Attributes,
+    ) -> Result<bool, AccessError>;
 }
 
 #[async_trait]
 impl Access for Api {
     async fn authenticate(&self, token: &str) -> Result<Option<Caller>, AccessError> {
         let review = TokenReview {
-            spec: TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() },
+            spec: TokenReviewSpec {
+                token: token.to_owned(),
+                ..TokenReviewSpec::default()
+            },
             ..TokenReview::default()
         };
         let reviews = kube::Api::<TokenReview>::all(self.client());
-        let answer = self.request(reviews.create(&PostParams::default(), &review)).await.map_err(AccessError::Token)?;
+        let answer = self
+            .request(reviews.create(&PostParams::default(), &review))
+            .await
+            .map_err(AccessError::Token)?;
         let status = answer.status.unwrap_or_default();
         if status.authenticated != Some(true) {
             return Ok(None);
@@ -49,7 +61,11 @@ impl Access for Api {
         }))
     }
 
-    async fn authorize(&self, caller: &Caller, attributes: &Attributes) -> Result<bool, AccessError> {
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        attributes: &Attributes,
+    ) -> Result<bool, AccessError> {
         let extra: BTreeMap<_, _> = caller.extra.clone();
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -70,7 +86,10 @@ impl Access for Api {
             ..SubjectAccessReview::default()
         };
         let reviews = kube::Api::<SubjectAccessReview>::all(self.client());
-        let answer = self.request(reviews.create(&PostParams::default(), &review)).await.map_err(AccessError::Subject)?;
+        let answer = self
+            .request(reviews.create(&PostParams::default(), &review))
+            .await
+            .map_err(AccessError::Subject)?;
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
 }

@@ -18,7 +18,12 @@ pub(crate) fn of(node: &str, method: &Method, path: &str) -> Attributes {
         Method::DELETE => "delete",
         _ => "get",
     };
-    let below = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+    let below = |prefix: &str| {
+        path == prefix
+            || path
+                .strip_prefix(prefix)
+                .is_some_and(|rest| rest.starts_with('/'))
+    };
     let subresource = if below("/stats") {
         "stats"
     } else if below("/metrics") {
@@ -28,12 +33,19 @@ pub(crate) fn of(node: &str, method: &Method, path: &str) -> Attributes {
     } else {
         "proxy"
     };
-    Attributes { verb, node: node.to_owned(), subresource }
+    Attributes {
+        verb,
+        node: node.to_owned(),
+        subresource,
+    }
 }
 
 impl Attributes {
     pub fn refusal(&self, user: &str) -> String {
-        format!("Forbidden (user={user}, verb={}, resource=nodes, subresource={})", self.verb, self.subresource)
+        format!(
+            "Forbidden (user={user}, verb={}, resource=nodes, subresource={})",
+            self.verb, self.subresource
+        )
     }
 }
 
@@ -53,6 +65,9 @@ mod tests {
             let got = of("n", &method, path);
             assert_eq!((got.verb, got.subresource), (verb, subresource), "{path}");
         }
-        assert_eq!(of("n", &Method::GET, "/pods").refusal("bob"), "Forbidden (user=bob, verb=get, resource=nodes, subresource=proxy)");
+        assert_eq!(
+            of("n", &Method::GET, "/pods").refusal("bob"),
+            "Forbidden (user=bob, verb=get, resource=nodes, subresource=proxy)"
+        );
     }
 }

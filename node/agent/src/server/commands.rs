@@ -19,43 +19,95 @@ enum Work {
     Attach { stdin: bool },
 }
 
-pub(super) async fn exec(state: &Arc<State>, named: Named<'_>, query: &Query, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn exec(
+    state: &Arc<State>,
+    named: Named<'_>,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let wanted = wanted(query);
     let args = query.all("command");
     if args.is_empty() {
-        return text(StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 command for the container",
+        );
     }
-    let spec = ExecSpec { args, tty: wanted.tty, stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr, ..ExecSpec::default() };
+    let spec = ExecSpec {
+        args,
+        tty: wanted.tty,
+        stdin: wanted.stdin,
+        stdout: wanted.stdout,
+        stderr: wanted.stderr,
+        ..ExecSpec::default()
+    };
     open(state, named, wanted, Work::Exec(spec), request)
 }
 
-pub(super) async fn attach(state: &Arc<State>, named: Named<'_>, query: &Query, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn attach(
+    state: &Arc<State>,
+    named: Named<'_>,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let wanted = wanted(query);
-    open(state, named, wanted, Work::Attach { stdin: wanted.stdin }, request)
+    open(
+        state,
+        named,
+        wanted,
+        Work::Attach {
+            stdin: wanted.stdin,
+        },
+        request,
+    )
 }
 
 /// The API server's words for its own users' `stdin`, `stdout`, `stderr`; both are understood.
 fn wanted(query: &Query) -> Wanted {
     let flag = |a: &str, b: &str| query.flag(a) || query.flag(b);
-    Wanted { stdin: flag("input", "stdin"), stdout: flag("output", "stdout"), stderr: flag("error", "stderr"), tty: query.flag("tty") }.normalised()
+    Wanted {
+        stdin: flag("input", "stdin"),
+        stdout: flag("output", "stdout"),
+        stderr: flag("error", "stderr"),
+        tty: query.flag("tty"),
+    }
+    .normalised()
 }
 
-fn open(state: &Arc<State>, (namespace, pod, container): Named<'_>, wanted: Wanted, work: Work, mut request: Request<Incoming>) -> Response<Body> {
+fn open(
+    state: &Arc<State>,
+    (namespace, pod, container): Named<'_>,
+    wanted: Wanted,
+    work: Work,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
     if !wanted.is_valid() {
-        return text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 of stdin, stdout, stderr",
+        );
     }
     let Some(view) = state.pods.get(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, "pod does not exist");
     };
-    let found = view.containers.get(container).filter(|container| container.running).and_then(|container| container.id.clone());
+    let found = view
+        .containers
+        .get(container)
+        .filter(|container| container.running)
+        .and_then(|container| container.id.clone());
     let Some(id) = found else {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("container not found ({container:?})"));
+        return text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("container not found ({container:?})"),
+        );
     };
     let accepted = match negotiate(request.headers(), Purpose::Command) {
         Ok(accepted) => accepted,
         Err(refused) => return text(refused.status, &refused.message),
     };
-    let response = accepted.response().map(|()| answer(StatusCode::OK, "text/plain", "").into_body());
+    let response = accepted
+        .response()
+        .map(|()| answer(StatusCode::OK, "text/plain", "").into_body());
     let upgrade = hyper::upgrade::on(&mut request);
     let runtime = state.runtime.clone();
     tasks::session(async move {
@@ -64,11 +116,23 @@ fn open(state: &Arc<State>, (namespace, pod, container): Named<'_>, wanted: Want
             Err(error) => return tracing::debug!(%error, "opening a client's streams"),
         };
         let (session, what) = match work {
-            Work::Exec(spec) => (runtime.exec(&id, spec).await, "error executing command in container: "),
-            Work::Attach { stdin } => (runtime.attach(&id, stdin).await, "error attaching to container: "),
+            Work::Exec(spec) => (
+                runtime.exec(&id, spec).await,
+                "error executing command in container: ",
+            ),
+            Work::Attach { stdin } => (
+                runtime.attach(&id, stdin).await,
+                "error attaching to container: ",
+            ),
         };
         let attach = what.starts_with("error attaching");
-        run_command(remote, session.map(|session| process(session, wanted, attach)).map_err(|error| failure(what, &error))).await;
+        run_command(
+            remote,
+            session
+                .map(|session| process(session, wanted, attach))
+                .map_err(|error| failure(what, &error)),
+        )
+        .await;
     });
     response
 }
@@ -78,12 +142,23 @@ fn failure(what: &str, error: &RuntimeError) -> Outcome {
 }
 
 fn process(session: Session, wanted: Wanted, attach: bool) -> Process {
-    let Session { stdin, stdout, stderr, resize, exit } = session;
+    let Session {
+        stdin,
+        stdout,
+        stderr,
+        resize,
+        exit,
+    } = session;
     let resize = resize.map(|to| {
         let (sizes, mut from) = mpsc::channel::<caravel_streaming::Size>(8);
         tasks::session(async move {
             while let Some(size) = from.recv().await {
-                let _ = to.send(Size { width: size.width, height: size.height }).await;
+                let _ = to
+                    .send(Size {
+                        width: size.width,
+                        height: size.height,
+                    })
+                    .await;
             }
         });
         sizes

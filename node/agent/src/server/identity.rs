@@ -20,14 +20,23 @@ impl Caller {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-        let mut groups: Vec<String> = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+        let mut groups: Vec<String> = subject
+            .iter_organization()
+            .filter_map(|group| group.as_str().ok())
+            .map(str::to_owned)
+            .collect();
         groups.push("system:authenticated".into());
-        (!name.is_empty()).then_some(Self { name, groups, ..Self::default() })
+        (!name.is_empty()).then_some(Self {
+            name,
+            groups,
+            ..Self::default()
+        })
     }
 
     /// The API server itself, which has authorised its own caller; and whoever may do everything.
     pub fn is_api_server(&self) -> bool {
-        self.name == "system:kube-apiserver" || self.groups.iter().any(|group| group == "system:masters")
+        self.name == "system:kube-apiserver"
+            || self.groups.iter().any(|group| group == "system:masters")
     }
 }
 
@@ -43,9 +52,16 @@ mod tests {
 
     #[test]
     fn who_is_the_api_server() {
-        let caller = |name: &str, groups: &[&str]| Caller { name: name.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..Caller::default() };
+        let caller = |name: &str, groups: &[&str]| Caller {
+            name: name.into(),
+            groups: groups.iter().map(|g| (*g).into()).collect(),
+            ..Caller::default()
+        };
         for (caller, yes) in [
-            (caller("kube-apiserver-kubelet-client", &["system:masters"]), true),
+            (
+                caller("kube-apiserver-kubelet-client", &["system:masters"]),
+                true,
+            ),
             (caller("system:kube-apiserver", &[]), true),
             (caller("system:node:a", &["system:nodes"]), false),
             (caller("kube-apiserver-kubelet-client", &[]), false),
@@ -56,7 +72,12 @@ mod tests {
 
     #[test]
     fn tokens() {
-        for (value, token) in [("Bearer abc", Some("abc")), ("bearer  x ", Some("x")), ("Basic abc", None), ("Bearer ", None)] {
+        for (value, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer  x ", Some("x")),
+            ("Basic abc", None),
+            ("Bearer ", None),
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, value.parse().unwrap());
             assert_eq!(bearer(&headers), token);

@@ -16,7 +16,13 @@ use super::query::Query;
 use super::{Body, State, text};
 use crate::PodView;
 
-pub(super) async fn answer(state: &State, namespace: &str, pod: &str, container: &str, query: &Query) -> Response<Body> {
+pub(super) async fn answer(
+    state: &State,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+) -> Response<Body> {
     let options = match options(query, Timestamp::now()) {
         Ok(options) => options,
         Err(message) => return text(StatusCode::UNPROCESSABLE_ENTITY, &message),
@@ -30,11 +36,17 @@ pub(super) async fn answer(state: &State, namespace: &str, pod: &str, container:
         Err((status, message)) => return text(status, &message),
     };
     let pods = state.pods.clone();
-    let (namespace, pod, name, followed) = (namespace.to_owned(), pod.to_owned(), container.to_owned(), path.clone());
+    let (namespace, pod, name, followed) = (
+        namespace.to_owned(),
+        pod.to_owned(),
+        container.to_owned(),
+        path.clone(),
+    );
     let alive = Arc::new(move || {
         let view = pods.get(&namespace, &pod);
         let container = view.as_ref().and_then(|view| view.containers.get(&name));
-        container.is_some_and(|container| container.running && container.log.as_ref() == Some(&followed))
+        container
+            .is_some_and(|container| container.running && container.log.as_ref() == Some(&followed))
     });
     match logs::read(path.clone(), options, alive).await {
         Ok(stream) => {
@@ -44,60 +56,112 @@ pub(super) async fn answer(state: &State, namespace: &str, pod: &str, container:
                 }
             });
             let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             response
         }
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to try resolving symlinks in path {:?}: {error}", path.display())),
+        Err(error) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!(
+                "failed to try resolving symlinks in path {:?}: {error}",
+                path.display()
+            ),
+        ),
     }
 }
 
 /// The file to read, or what to say instead.
-fn choose(view: &PodView, pod: &str, container: &str, previous: bool) -> Result<PathBuf, (StatusCode, String)> {
+fn choose(
+    view: &PodView,
+    pod: &str,
+    container: &str,
+    previous: bool,
+) -> Result<PathBuf, (StatusCode, String)> {
     let spec = view.pod.spec.as_ref();
     let known = spec.is_some_and(|spec| {
-        spec.containers.iter().map(|c| &c.name).chain(spec.init_containers.iter().flatten().map(|c| &c.name)).any(|name| name == container)
-            || spec.ephemeral_containers.iter().flatten().any(|c| c.name == container)
+        spec.containers
+            .iter()
+            .map(|c| &c.name)
+            .chain(spec.init_containers.iter().flatten().map(|c| &c.name))
+            .any(|name| name == container)
+            || spec
+                .ephemeral_containers
+                .iter()
+                .flatten()
+                .any(|c| c.name == container)
     });
     if !known {
-        return Err((StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod:?}\n")));
+        return Err((
+            StatusCode::NOT_FOUND,
+            format!("container {container:?} not found in pod {pod:?}\n"),
+        ));
     }
     let refuse = |why: String| Err((StatusCode::BAD_REQUEST, format!("{why}\n")));
     let logs = view.containers.get(container);
     if previous {
         return match logs.and_then(|logs| logs.previous_log.clone()) {
             Some(path) => Ok(path),
-            None => refuse(format!("previous terminated container {container:?} in pod {pod:?} not found")),
+            None => refuse(format!(
+                "previous terminated container {container:?} in pod {pod:?} not found"
+            )),
         };
     }
     if let Some(path) = logs.and_then(|logs| logs.log.clone()) {
         return Ok(path);
     }
-    let waiting = status(view, container).and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    let waiting = status(view, container)
+        .and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
     let why = match waiting.as_deref() {
         Some("ErrImagePull") => "image can't be pulled".to_owned(),
         Some("ImagePullBackOff") => "trying and failing to pull image".to_owned(),
         Some(reason) => reason.to_owned(),
-        None => return refuse(format!("container {container:?} in pod {pod:?} is not available")),
+        None => {
+            return refuse(format!(
+                "container {container:?} in pod {pod:?} is not available"
+            ));
+        }
     };
-    refuse(format!("container {container:?} in pod {pod:?} is waiting to start: {why}"))
+    refuse(format!(
+        "container {container:?} in pod {pod:?} is waiting to start: {why}"
+    ))
 }
 
 fn status<'a>(view: &'a PodView, container: &str) -> Option<&'a ContainerStatus> {
     let status = view.pod.status.as_ref()?;
-    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    lists.into_iter().flatten().flatten().find(|status| status.name == container)
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    lists
+        .into_iter()
+        .flatten()
+        .flatten()
+        .find(|status| status.name == container)
 }
 
 fn options(query: &Query, now: Timestamp) -> Result<LogOptions, String> {
     let count = |name| -> Result<Option<u64>, String> {
-        query.number(name)?.map(|value| u64::try_from(value).map_err(|_| format!("invalid value for {name}: {value}"))).transpose()
+        query
+            .number(name)?
+            .map(|value| {
+                u64::try_from(value).map_err(|_| format!("invalid value for {name}: {value}"))
+            })
+            .transpose()
     };
-    let since = match (count("sinceSeconds")?, query.text("sinceTime").filter(|text| !text.is_empty())) {
+    let since = match (
+        count("sinceSeconds")?,
+        query.text("sinceTime").filter(|text| !text.is_empty()),
+    ) {
         (Some(seconds), _) => {
             let back = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
             Some(now.checked_sub(back).unwrap_or(Timestamp::MIN))
         }
-        (None, Some(text)) => Some(text.parse().map_err(|_| format!("invalid value for sinceTime: {text:?}"))?),
+        (None, Some(text)) => Some(
+            text.parse()
+                .map_err(|_| format!("invalid value for sinceTime: {text:?}"))?,
+        ),
         (None, None) => None,
     };
     let stderr = match query.text("stream") {
@@ -124,11 +188,22 @@ mod tests {
     fn parameters() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let parse = |text| options(&Query::parse(text), now);
-        let got = parse("follow=true&tailLines=3&sinceSeconds=60&timestamps=true&limitBytes=9&stream=Stderr").unwrap();
+        let got = parse(
+            "follow=true&tailLines=3&sinceSeconds=60&timestamps=true&limitBytes=9&stream=Stderr",
+        )
+        .unwrap();
         assert!(got.follow && got.timestamps);
-        assert_eq!((got.tail, got.limit_bytes, got.stderr), (Some(3), Some(9), Some(true)));
+        assert_eq!(
+            (got.tail, got.limit_bytes, got.stderr),
+            (Some(3), Some(9), Some(true))
+        );
         assert_eq!(got.since, Some("2026-01-01T00:00:00Z".parse().unwrap()));
-        for bad in ["tailLines=-1", "tailLines=x", "sinceTime=yesterday", "stream=x"] {
+        for bad in [
+            "tailLines=-1",
+            "tailLines=x",
+            "sinceTime=yesterday",
+            "stream=x",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
@@ -140,12 +215,31 @@ mod tests {
             "status": {"containerStatuses": [{"name": "b", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}
         });
-        let mut view = PodView { pod: Arc::new(serde_json::from_value(pod).unwrap()), ..PodView::default() };
-        view.containers.insert("a".into(), crate::ContainerView { log: Some("/l/0.log".into()), ..crate::ContainerView::default() });
+        let mut view = PodView {
+            pod: Arc::new(serde_json::from_value(pod).unwrap()),
+            ..PodView::default()
+        };
+        view.containers.insert(
+            "a".into(),
+            crate::ContainerView {
+                log: Some("/l/0.log".into()),
+                ..crate::ContainerView::default()
+            },
+        );
         assert_eq!(choose(&view, "p", "a", false), Ok("/l/0.log".into()));
         for (container, previous, status, message) in [
-            ("a", true, 400, "previous terminated container \"a\" in pod \"p\" not found\n"),
-            ("b", false, 400, "container \"b\" in pod \"p\" is waiting to start: trying and failing to pull image\n"),
+            (
+                "a",
+                true,
+                400,
+                "previous terminated container \"a\" in pod \"p\" not found\n",
+            ),
+            (
+                "b",
+                false,
+                400,
+                "container \"b\" in pod \"p\" is waiting to start: trying and failing to pull image\n",
+            ),
             ("c", false, 404, "container \"c\" not found in pod \"p\"\n"),
         ] {
             let (got, text) = choose(&view, "p", container, previous).unwrap_err();

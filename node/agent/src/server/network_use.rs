@@ -15,12 +15,20 @@ pub(super) const INTERFACE: &str = "eth0";
 
 /// None when the process has ended or its pod has no interface of its own.
 pub(super) fn of_process(pid: i32) -> Option<NetworkUse> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?, INTERFACE)
+    parse(
+        &std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?,
+        INTERFACE,
+    )
 }
 
 fn parse(dev: &str, interface: &str) -> Option<NetworkUse> {
-    let line = dev.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'))?;
-    let fields: Vec<u64> = line.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let line = dev
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'))?;
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
     let field = |index: usize| fields.get(index).copied();
     Some(NetworkUse {
         receive_bytes: field(0)?,
@@ -39,7 +47,14 @@ mod tests {
     #[test]
     fn one_interface() {
         let dev = "Inter-|   Receive\n face |bytes\n    lo:  9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  eth0: 11 2 3 0 0 0 0 0 44 5 6 0 0 0 0 0\n";
-        let want = NetworkUse { receive_bytes: 11, receive_packets: 2, receive_errors: 3, transmit_bytes: 44, transmit_packets: 5, transmit_errors: 6 };
+        let want = NetworkUse {
+            receive_bytes: 11,
+            receive_packets: 2,
+            receive_errors: 3,
+            transmit_bytes: 44,
+            transmit_packets: 5,
+            transmit_errors: 6,
+        };
         assert_eq!(parse(dev, "eth0"), Some(want));
         assert_eq!(parse(dev, "eth1"), None);
     }

@@ -13,23 +13,36 @@ impl Query {
     }
 
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     /// True for `1` and `true`, as Go reads them.
     pub fn flag(&self, name: &str) -> bool {
-        matches!(self.text(name), Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+        matches!(
+            self.text(name),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True")
+        )
     }
 
     /// None when absent.
     pub fn number(&self, name: &str) -> Result<Option<i64>, String> {
         match self.text(name) {
             None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| format!("invalid value for {name}: {text:?}")),
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| format!("invalid value for {name}: {text:?}")),
         }
     }
 }
@@ -39,7 +52,12 @@ fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = || bytes.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok()).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let hex = || {
+            bytes
+                .get(at + 1..at + 3)
+                .and_then(|pair| std::str::from_utf8(pair).ok())
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+        };
         match bytes[at] {
             b'%' => match hex() {
                 Some(byte) => {
@@ -62,10 +80,19 @@ mod tests {
 
     #[test]
     fn cases() {
-        let query = Query::parse("command=sh&command=-c&command=echo%20a%26b+c&tty=1&n=5&bad=x&empty=&pc=%zz");
+        let query = Query::parse(
+            "command=sh&command=-c&command=echo%20a%26b+c&tty=1&n=5&bad=x&empty=&pc=%zz",
+        );
         assert_eq!(query.all("command"), ["sh", "-c", "echo a&b c"]);
         assert!(query.flag("tty") && !query.flag("stdin"));
-        assert_eq!((query.number("n"), query.number("none"), query.number("empty")), (Ok(Some(5)), Ok(None), Ok(None)));
+        assert_eq!(
+            (
+                query.number("n"),
+                query.number("none"),
+                query.number("empty")
+            ),
+            (Ok(Some(5)), Ok(None), Ok(None))
+        );
         assert!(query.number("bad").is_err());
         assert_eq!(query.text("pc"), Some("%zz"));
     }

@@ -32,7 +32,14 @@ impl Rates {
     fn rate(&self, id: &str, cpu_nanos: u64, now: Instant) -> u64 {
         let mut samples = self.0.lock();
         let Some(last) = samples.get(id).copied() else {
-            samples.insert(id.to_owned(), Sample { at: now, cpu_nanos, rate: 0 });
+            samples.insert(
+                id.to_owned(),
+                Sample {
+                    at: now,
+                    cpu_nanos,
+                    rate: 0,
+                },
+            );
             return 0;
         };
         let elapsed = now.duration_since(last.at);
@@ -42,8 +49,16 @@ impl Rates {
         if elapsed < Duration::from_millis(500) {
             return last.rate;
         }
-        let rate = (u128::from(cpu_nanos.saturating_sub(last.cpu_nanos)) * 1_000_000_000 / elapsed.as_nanos()) as u64;
-        samples.insert(id.to_owned(), Sample { at: now, cpu_nanos, rate });
+        let rate = (u128::from(cpu_nanos.saturating_sub(last.cpu_nanos)) * 1_000_000_000
+            / elapsed.as_nanos()) as u64;
+        samples.insert(
+            id.to_owned(),
+            Sample {
+                at: now,
+                cpu_nanos,
+                rate,
+            },
+        );
         rate
     }
 
@@ -68,7 +83,9 @@ pub(super) async fn usage(state: &State) -> Vec<Usage> {
         let mut containers = Vec::new();
         let mut network = None;
         for (name, container) in &view.containers {
-            let Some(id) = container.id.as_ref().filter(|_| container.running) else { continue };
+            let Some(id) = container.id.as_ref().filter(|_| container.running) else {
+                continue;
+            };
             // It may have ended since: then it uses nothing.
             if let Ok(stats) = state.runtime.stats(id).await {
                 if network.is_none()
@@ -81,7 +98,12 @@ pub(super) async fn usage(state: &State) -> Vec<Usage> {
             }
         }
         let pod = state.runtime.pod_stats(&view.uid).await.unwrap_or_default();
-        list.push(Usage { view, pod, containers, network });
+        list.push(Usage {
+            view,
+            pod,
+            containers,
+            network,
+        });
     }
     list
 }
@@ -92,7 +114,13 @@ pub(super) async fn answer(state: &State) -> Response<Body> {
     let time = format!("{:.0}", Timestamp::now());
     let known: std::collections::BTreeSet<&str> = usage
         .iter()
-        .flat_map(|usage| usage.containers.iter().map(|(_, id, _)| id.as_str()).chain([usage.view.uid.as_str()]))
+        .flat_map(|usage| {
+            usage
+                .containers
+                .iter()
+                .map(|(_, id, _)| id.as_str())
+                .chain([usage.view.uid.as_str()])
+        })
         .collect();
     state.summary.keep(|id| known.contains(id));
     let block = |id: &str, stats: &Stats| -> (Value, Value) {
@@ -155,8 +183,13 @@ pub(super) async fn answer(state: &State) -> Response<Body> {
 
 fn started(view: &PodView, container: &str) -> Value {
     let status = view.pod.status.as_ref();
-    let statuses = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
-    let running = statuses.filter(|status| status.name == container).find_map(|status| status.state.as_ref()?.running.as_ref()?.started_at.clone());
+    let statuses = status
+        .and_then(|status| status.container_statuses.as_ref())
+        .into_iter()
+        .flatten();
+    let running = statuses
+        .filter(|status| status.name == container)
+        .find_map(|status| status.state.as_ref()?.running.as_ref()?.started_at.clone());
     json!(running)
 }
 
@@ -168,7 +201,11 @@ pub(super) struct MachineUse {
 }
 
 pub(super) fn machine() -> MachineUse {
-    let memory = |name| crate::machine::meminfo(name).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let memory = |name| {
+        crate::machine::meminfo(name)
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or(0)
+    };
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     MachineUse {
         cpu_nanos: busy_ticks(&stat) * 10_000_000,
@@ -180,9 +217,19 @@ pub(super) fn machine() -> MachineUse {
 
 /// All but idle and waiting for disks; a tick is 10 ms.
 fn busy_ticks(stat: &str) -> u64 {
-    let Some(line) = stat.lines().find_map(|line| line.strip_prefix("cpu ")) else { return 0 };
-    let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    fields.iter().enumerate().filter(|(index, _)| ![3, 4, 8, 9].contains(index)).map(|(_, ticks)| ticks).sum()
+    let Some(line) = stat.lines().find_map(|line| line.strip_prefix("cpu ")) else {
+        return 0;
+    };
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    fields
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| ![3, 4, 8, 9].contains(index))
+        .map(|(_, ticks)| ticks)
+        .sum()
 }
 
 #[cfg(test)]
@@ -194,10 +241,19 @@ mod tests {
         let rates = Rates::default();
         let start = Instant::now();
         assert_eq!(rates.rate("a", 1_000_000_000, start), 0);
-        assert_eq!(rates.rate("a", 3_000_000_000, start + Duration::from_secs(10)), 200_000_000);
-        assert_eq!(rates.rate("a", 9_000_000_000, start + Duration::from_secs(11)), 200_000_000);
+        assert_eq!(
+            rates.rate("a", 3_000_000_000, start + Duration::from_secs(10)),
+            200_000_000
+        );
+        assert_eq!(
+            rates.rate("a", 9_000_000_000, start + Duration::from_secs(11)),
+            200_000_000
+        );
         rates.keep(|_| false);
-        assert_eq!(rates.rate("a", 9_000_000_000, start + Duration::from_secs(12)), 0);
+        assert_eq!(
+            rates.rate("a", 9_000_000_000, start + Duration::from_secs(12)),
+            0
+        );
         assert_eq!(busy_ticks("cpu  1 2 3 100 50 4 5 6 7 8\ncpu0 1\n"), 21);
     }
 }

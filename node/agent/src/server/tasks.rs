@@ -19,7 +19,12 @@ use super::{HANDSHAKE, HEADERS, MOST_CONNECTIONS, State, handle};
 
 const DIAL: Duration = Duration::from_secs(10);
 
-pub(super) async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>, shutdown: CancellationToken) {
+pub(super) async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    state: Arc<State>,
+    shutdown: CancellationToken,
+) {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -56,7 +61,12 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
         Err(_) => return,
     };
-    let caller = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| Caller::of_certificate(leaf));
+    let caller = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(|leaf| Caller::of_certificate(leaf));
     let service = service_fn(move |request| {
         let (state, caller) = (state.clone(), caller.clone());
         async move { Ok::<_, std::convert::Infallible>(handle(state, caller, request).await) }
@@ -83,25 +93,39 @@ pub(super) async fn dial(netns: Option<PathBuf>, port: u16) -> Result<TcpStream,
     let work = move || {
         let _ = send.send(dial_here(netns, port));
     };
-    std::thread::Builder::new().name("port-forward".into()).spawn(work).map_err(|error| error.to_string())?;
-    let stream = receive.await.map_err(|_| "the dialling thread ended".to_owned())??;
+    std::thread::Builder::new()
+        .name("port-forward".into())
+        .spawn(work)
+        .map_err(|error| error.to_string())?;
+    let stream = receive
+        .await
+        .map_err(|_| "the dialling thread ended".to_owned())??;
     TcpStream::from_std(stream).map_err(|error| error.to_string())
 }
 
 fn dial_here(netns: Option<PathBuf>, port: u16) -> Result<std::net::TcpStream, String> {
     if let Some(netns) = netns {
-        let namespace = std::fs::File::open(&netns).map_err(|error| format!("open the pod's network namespace: {error}"))?;
-        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).map_err(|errno| format!("enter the pod's network namespace: {errno}"))?;
+        let namespace = std::fs::File::open(&netns)
+            .map_err(|error| format!("open the pod's network namespace: {error}"))?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| format!("enter the pod's network namespace: {errno}"))?;
     }
     let mut last = String::new();
-    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))] {
+    for address in [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+    ] {
         match std::net::TcpStream::connect_timeout(&address, DIAL) {
             Ok(stream) => {
-                let ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+                let ready = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| stream.set_nodelay(true));
                 return ready.map(|()| stream).map_err(|error| error.to_string());
             }
             // The first address is the one that people mean.
-            Err(error) if last.is_empty() => last = format!("dial tcp4 {address}: connect: {}", reason(&error)),
+            Err(error) if last.is_empty() => {
+                last = format!("dial tcp4 {address}: connect: {}", reason(&error))
+            }
             Err(_) => {}
         }
     }
@@ -111,5 +135,8 @@ fn dial_here(netns: Option<PathBuf>, port: u16) -> Result<std::net::TcpStream, S
 /// The kernel's words without Rust's error number.
 fn reason(error: &std::io::Error) -> String {
     let text = error.to_string().to_lowercase();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
