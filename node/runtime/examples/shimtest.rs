@@ -223,8 +223,8 @@ async fn exec(world: &World) {
     let mut session = world.shims.exec("exec", exec).await.expect("exec");
     let mut text = String::new();
     session.stdout.take().expect("stdout").read_to_string(&mut text).await.expect("read");
-    check("terminal", text.contains("/dev/pts/") && text.contains("33 90"), &text);
-    check("terminal's exit code", session.exit.await.expect("exit") == 5, ());
+    let code = session.exit.await.expect("exit");
+    check("terminal", text.contains("/dev/pts/") && text.contains("33 90") && code == 5, (&text, code));
     let error = world.shims.exec("exec", ExecSpec { args: vec!["nosuch".into()], ..ExecSpec::default() }).await;
     check("wrong command", error.as_ref().is_err_and(|e| e.to_string().contains("not found in $PATH")), error.err());
     let late = world.shims.exec_sync("exec", vec!["sleep".into(), "1000".into()], Duration::from_millis(300), 10).await;
@@ -295,9 +295,16 @@ async fn adopt(world: &World, config: ShimsConfig) {
         assert!(Instant::now() < deadline, "a container without its shim is lost");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", started.pid)).unwrap_or_default();
+        if stat.is_empty() || stat.contains(") Z ") {
+            break check("killed with its shim", true, stat);
+        }
+        assert!(Instant::now() < deadline, "killed with its shim: {stat}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     second.remove("lost").await.expect("remove");
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", started.pid)).unwrap_or_default();
-    check("killed with its shim", stat.is_empty() || stat.contains(") Z "), stat);
 }
 
 async fn shared(world: &World) {

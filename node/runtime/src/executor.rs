@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use oci_spec::runtime::Spec;
 
+use crate::fds;
+use crate::runtime::Size;
+
 #[derive(Clone)]
 pub struct Payload;
 
@@ -18,6 +21,7 @@ impl Executor for Payload {
         let args = arguments(spec).ok_or(ExecutorError::InvalidArg)?;
         let program = find(&args[0], path_variable(spec)).map_err(ExecutorError::Other)?;
         restore_signals();
+        set_size(spec);
         let program = CString::new(program.as_os_str().as_bytes()).map_err(|_| ExecutorError::InvalidArg)?;
         let args = args
             .iter()
@@ -35,6 +39,15 @@ impl Executor for Payload {
         let args = arguments(spec)
             .ok_or_else(|| ExecutorValidationError::ArgValidationError("no command specified".into()))?;
         find(&args[0], path_variable(spec)).map(drop).map_err(ExecutorValidationError::ArgValidationError)
+    }
+}
+
+/// The terminal's size, where it is known beforehand.
+fn set_size(spec: &Spec) {
+    let process = spec.process().as_ref().filter(|process| process.terminal() == Some(true));
+    if let Some(size) = process.and_then(|process| process.console_size()) {
+        let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        let _ = fds::resize(&0, Size { width: side(size.width()), height: side(size.height()) });
     }
 }
 

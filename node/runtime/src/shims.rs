@@ -228,11 +228,21 @@ impl Shims {
 
     /// Hints at the container's end when it comes, once per container and daemon.
     fn follow(&self, spec: &ContainerSpec) {
-        let shim = self.directory(&spec.id).ok().and_then(|dir| read_json::<Process>(&dir.join(paths::SHIM)).ok()?);
-        let Some(shim) = shim else { return };
+        let Ok(dir) = self.directory(&spec.id) else { return };
+        let Ok(Some(shim)) = read_json::<Process>(&dir.join(paths::SHIM)) else { return };
         if self.watched.lock().insert(spec.id.clone()) {
             let hint = ContainerExit { id: spec.id.clone(), pod_uid: spec.pod_uid.clone() };
-            tasks::hint_at_end(shim, hint, self.exits.clone());
+            let (exit, order) = (dir.join(paths::EXIT), dir.join(paths::SANDBOX));
+            let hierarchy = self.hierarchy.clone();
+            let check = move || {
+                // A shim that was killed leaves its container behind: it must not run beside its successor.
+                if !exit.exists()
+                    && let Ok(Some(order)) = read_json::<Order>(&order)
+                {
+                    hierarchy.kill(&order.group);
+                }
+            };
+            tasks::hint_at_end(shim, check, hint, self.exits.clone());
         }
     }
 }

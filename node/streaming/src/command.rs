@@ -84,6 +84,12 @@ impl RemoteCommand {
         }
     }
 
+    /// The terminal's size, where the client tells it right away: a command started with it needs no redraw.
+    pub async fn first_size(&mut self, wait: Duration) -> Option<Size> {
+        let sizes = self.resize.as_mut()?;
+        tokio::time::timeout(wait, sizes.recv()).await.ok().flatten()
+    }
+
     async fn finish(&self, outcome: &Outcome) {
         let farewell = async {
             let bytes = outcome.encode(self.as_status);

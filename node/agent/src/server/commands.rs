@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 use super::query::Query;
 use super::{Body, State, answer, tasks, text};
 
+/// How long a client with a terminal may take to tell its size before the command is started without.
+const FIRST_SIZE: std::time::Duration = std::time::Duration::from_millis(100);
+
 type Named<'a> = (&'a str, &'a str, &'a str);
 
 /// What to start once the client's streams are there.
@@ -111,15 +114,23 @@ fn open(
     let upgrade = hyper::upgrade::on(&mut request);
     let runtime = state.runtime.clone();
     tasks::session(async move {
-        let remote = match RemoteCommand::open(upgrade, &accepted, wanted).await {
+        let mut remote = match RemoteCommand::open(upgrade, &accepted, wanted).await {
             Ok(remote) => remote,
             Err(error) => return tracing::debug!(%error, "opening a client's streams"),
         };
         let (session, what) = match work {
-            Work::Exec(spec) => (
-                runtime.exec(&id, spec).await,
-                "error executing command in container: ",
-            ),
+            Work::Exec(mut spec) => {
+                if let Some(size) = remote.first_size(FIRST_SIZE).await {
+                    spec.size = Some(Size {
+                        width: size.width,
+                        height: size.height,
+                    });
+                }
+                (
+                    runtime.exec(&id, spec).await,
+                    "error executing command in container: ",
+                )
+            }
             Work::Attach { stdin } => (
                 runtime.attach(&id, stdin).await,
                 "error attaching to container: ",

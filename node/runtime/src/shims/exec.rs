@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
-use oci_spec::runtime::{Process as OciProcess, Spec};
+use oci_spec::runtime::{BoxBuilder, Process as OciProcess, Spec};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -116,9 +116,6 @@ impl Shims {
         match first.map_err(broken)? {
             (Message::Started, terminal) => {
                 if let Some(terminal) = terminal {
-                    if let Some(size) = spec.size {
-                        let _ = fds::resize(&terminal, size);
-                    }
                     let copy = || terminal.as_fd().try_clone_to_owned();
                     session.stdout = Some(Box::new(Terminal::new(copy().map_err(broken)?).map_err(broken)?));
                     if spec.stdin {
@@ -170,6 +167,10 @@ fn process(oci: &Spec, spec: &ExecSpec) -> Option<OciProcess> {
     process.set_env(Some(env));
     process.set_args(Some(spec.args.clone()));
     process.set_terminal(Some(spec.tty));
+    // Applied by the process itself before it becomes the command: later would be a race.
+    let size = spec.size.filter(|_| spec.tty);
+    let size = size.map(|size| BoxBuilder::default().height(size.height).width(size.width).build());
+    process.set_console_size(size.and_then(Result::ok));
     // Inherited from the container would need the container's privilege to set.
     process.set_oom_score_adj(None);
     Some(process)

@@ -35,9 +35,13 @@ pub async fn end_of(process: Process) {
 }
 
 /// Ends with the shim, which ends with the container.
-pub fn hint_at_end(shim: Process, hint: ContainerExit, to: broadcast::Sender<ContainerExit>) {
+pub fn hint_at_end(
+    shim: Process,
+    check: impl FnOnce() + Send + 'static,
+    hint: ContainerExit, to: broadcast::Sender<ContainerExit>) {
     tokio::spawn(async move {
         end_of(shim).await;
+        check();
         // Nobody listening is fine: the files tell the truth.
         let _ = to.send(hint);
     });
