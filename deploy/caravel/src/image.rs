@@ -3,16 +3,19 @@
 use crate::cli::{ImageCommand, ImageStoreArgs, Output};
 use caravel_images::{ImageStore, Registries};
 
-/// Where the node's image store lies in its data directory.
-pub const STORE: &str = "store";
-
 pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
     match command {
         ImageCommand::Import { store, files } => {
             let store = open(&store)?;
             for file in files {
                 for image in store.import(&file).await? {
-                    println!("{}", image.references.first().unwrap_or(&image.id));
+                    if image.references.is_empty() {
+                        println!("{}", image.id);
+                    }
+                    // The same image may be known by other names already: all of them are now good.
+                    for name in &image.references {
+                        println!("{name}");
+                    }
                 }
             }
         }
@@ -36,10 +39,7 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
 
 fn open(args: &ImageStoreArgs) -> anyhow::Result<ImageStore> {
     let registries = Registries::load(&args.registries)?;
-    Ok(ImageStore::open(
-        &args.node_data_dir.join(STORE),
-        registries,
-    )?)
+    Ok(ImageStore::of_node(&args.node_data_dir, registries)?)
 }
 
 fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {

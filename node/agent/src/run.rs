@@ -162,8 +162,8 @@ pub async fn run_with(
 
 async fn open_images(config: &NodeConfig) -> anyhow::Result<ImageStore> {
     let registries = Registries::load(&config.registries)?;
-    let root = config.data_dir.join("image-store");
-    blocking(move || ImageStore::open(&root, registries))
+    let data_dir = config.data_dir.clone();
+    blocking(move || ImageStore::of_node(&data_dir, registries))
         .await
         .context("open the image store")
 }

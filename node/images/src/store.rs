@@ -82,6 +82,11 @@ struct Index {
 }
 
 impl ImageStore {
+    /// Opens the store of the node whose data directory is `data_dir`: the daemon's and `caravel image`'s is the same one.
+    pub fn of_node(data_dir: &Path, registries: Registries) -> Result<Self, StoreError> {
+        Self::open(&data_dir.join("image-store"), registries)
+    }
+
     /// Opens, or creates, the store in `root`. Reads disks: not for async threads.
     pub fn open(root: &Path, registries: Registries) -> Result<Self, StoreError> {
         let blobs = Blobs::open(root)?;
