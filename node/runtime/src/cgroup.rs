@@ -18,8 +18,12 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hierarchy {
     /// Folder name below `/sys/fs/cgroup` -> mount point, one per controller.
-    V1 { controllers: BTreeMap<String, PathBuf> },
-    V2 { root: PathBuf },
+    V1 {
+        controllers: BTreeMap<String, PathBuf>,
+    },
+    V2 {
+        root: PathBuf,
+    },
 }
 
 impl Hierarchy {
@@ -32,8 +36,12 @@ impl Hierarchy {
         let mut controllers = BTreeMap::new();
         let mut unified = None;
         for line in mountinfo.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let Some(point) = left.split(' ').nth(4) else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = left.split(' ').nth(4) else {
+                continue;
+            };
             let point = PathBuf::from(point);
             if !point.starts_with(ROOT) {
                 continue;
@@ -59,7 +67,9 @@ impl Hierarchy {
     pub fn directories(&self, group: &str) -> Vec<PathBuf> {
         let below = |mount: &Path| mount.join(group.trim_start_matches('/'));
         match self {
-            Hierarchy::V1 { controllers } => controllers.values().map(|mount| below(mount)).collect(),
+            Hierarchy::V1 { controllers } => {
+                controllers.values().map(|mount| below(mount)).collect()
+            }
             Hierarchy::V2 { root } => vec![below(root)],
         }
     }
@@ -113,7 +123,9 @@ impl Hierarchy {
 
     pub fn limit(&self, group: &str, limits: &Resources) -> io::Result<()> {
         for (controller, file, value) in assignments(matches!(self, Hierarchy::V2 { .. }), limits) {
-            let Some(directory) = self.directory(controller, group) else { continue };
+            let Some(directory) = self.directory(controller, group) else {
+                continue;
+            };
             let path = directory.join(file);
             fs::write(&path, value).map_err(|error| named(&path, error))?;
         }
@@ -124,7 +136,11 @@ impl Hierarchy {
     pub fn processes(&self, group: &str) -> Vec<i32> {
         let mut pids = Vec::new();
         // In version 1 every hierarchy holds the same processes; the first existing one is enough.
-        if let Some(directory) = self.directories(group).into_iter().find(|directory| directory.exists()) {
+        if let Some(directory) = self
+            .directories(group)
+            .into_iter()
+            .find(|directory| directory.exists())
+        {
             gather(&directory, &mut pids);
         }
         pids
@@ -133,19 +149,28 @@ impl Hierarchy {
     /// SIGKILL to all processes in the group and below.
     pub fn kill(&self, group: &str) {
         if let Hierarchy::V2 { root } = self
-            && fs::write(root.join(group.trim_start_matches('/')).join("cgroup.kill"), "1").is_ok()
+            && fs::write(
+                root.join(group.trim_start_matches('/')).join("cgroup.kill"),
+                "1",
+            )
+            .is_ok()
         {
             return;
         }
         for pid in self.processes(group) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
         }
     }
 
     /// Removes the group and everything below, killing what is left in it. Blocks up to two seconds.
     pub fn remove(&self, group: &str) -> io::Result<()> {
         if group.trim_matches('/').is_empty() {
-            return Err(io::Error::other("refusing to remove the root control group"));
+            return Err(io::Error::other(
+                "refusing to remove the root control group",
+            ));
         }
         let mut last = Ok(());
         for attempt in 0..40 {
@@ -153,7 +178,10 @@ impl Hierarchy {
                 self.kill(group);
                 std::thread::sleep(Duration::from_millis(50));
             }
-            last = self.directories(group).iter().try_for_each(|directory| remove_tree(directory));
+            last = self
+                .directories(group)
+                .iter()
+                .try_for_each(|directory| remove_tree(directory));
             if last.is_ok() {
                 break;
             }
@@ -164,7 +192,12 @@ impl Hierarchy {
 
 fn gather(directory: &Path, into: &mut Vec<i32>) {
     let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    into.extend(procs.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    into.extend(
+        procs
+            .lines()
+            .filter_map(|line| line.parse::<i32>().ok())
+            .filter(|pid| *pid > 0),
+    );
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             gather(&entry.path(), into);
@@ -195,7 +228,10 @@ fn delegate(directory: &Path) -> io::Result<()> {
     let available = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
     for controller in available.split_whitespace() {
         if ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"].contains(&controller) {
-            let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(
+                directory.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
         }
     }
     Ok(())
@@ -208,7 +244,8 @@ fn named(path: &Path, error: io::Error) -> io::Error {
 /// (version 1 controller, file, value)
 fn assignments(unified: bool, limits: &Resources) -> Vec<(&'static str, String, String)> {
     let mut list = Vec::new();
-    let mut set = |controller, file: &str, value: String| list.push((controller, file.to_owned(), value));
+    let mut set =
+        |controller, file: &str, value: String| list.push((controller, file.to_owned(), value));
     if let Some(shares) = limits.cpu_shares.map(|shares| shares.clamp(2, 262_144)) {
         if unified {
             set("cpu", "cpu.weight", weight(shares).to_string());
@@ -219,25 +256,57 @@ fn assignments(unified: bool, limits: &Resources) -> Vec<(&'static str, String, 
     if let Some(quota) = limits.cpu_quota {
         let period = limits.cpu_period.unwrap_or(100_000);
         if unified {
-            let quota = if quota > 0 { quota.to_string() } else { "max".to_owned() };
+            let quota = if quota > 0 {
+                quota.to_string()
+            } else {
+                "max".to_owned()
+            };
             set("cpu", "cpu.max", format!("{quota} {period}"));
         } else {
             set("cpu", "cpu.cfs_period_us", period.to_string());
-            set("cpu", "cpu.cfs_quota_us", if quota > 0 { quota } else { -1 }.to_string());
+            set(
+                "cpu",
+                "cpu.cfs_quota_us",
+                if quota > 0 { quota } else { -1 }.to_string(),
+            );
         }
     }
     if let Some(limit) = limits.memory_limit {
-        let (file, none) = if unified { ("memory.max", "max") } else { ("memory.limit_in_bytes", "-1") };
-        set("memory", file, if limit > 0 { limit.to_string() } else { none.to_owned() });
+        let (file, none) = if unified {
+            ("memory.max", "max")
+        } else {
+            ("memory.limit_in_bytes", "-1")
+        };
+        set(
+            "memory",
+            file,
+            if limit > 0 {
+                limit.to_string()
+            } else {
+                none.to_owned()
+            },
+        );
     }
     if let Some(pids) = limits.pids {
-        set("pids", "pids.max", if pids > 0 { pids.to_string() } else { "max".to_owned() });
+        set(
+            "pids",
+            "pids.max",
+            if pids > 0 {
+                pids.to_string()
+            } else {
+                "max".to_owned()
+            },
+        );
     }
     if let Some(cpus) = &limits.cpuset {
         set("cpuset", "cpuset.cpus", cpus.clone());
     }
     for (size, bytes) in &limits.hugepages {
-        let file = if unified { format!("hugetlb.{size}.max") } else { format!("hugetlb.{size}.limit_in_bytes") };
+        let file = if unified {
+            format!("hugetlb.{size}.max")
+        } else {
+            format!("hugetlb.{size}.limit_in_bytes")
+        };
         set("hugetlb", &file, bytes.to_string());
     }
     list
@@ -274,7 +343,10 @@ mod tests {
                   41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                   50 31 0:38 / /run/other/memory rw - cgroup cgroup rw\n";
         let hierarchy = Hierarchy::parse(v1);
-        assert_eq!(hierarchy.directory("cpuacct", "/a/b"), Some("/sys/fs/cgroup/cpu,cpuacct/a/b".into()));
+        assert_eq!(
+            hierarchy.directory("cpuacct", "/a/b"),
+            Some("/sys/fs/cgroup/cpu,cpuacct/a/b".into())
+        );
         assert_eq!(hierarchy.directories("/a").len(), 2);
         let v2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(Hierarchy::parse(v2), Hierarchy::V2 { root: ROOT.into() });
@@ -290,14 +362,24 @@ mod tests {
             ..Resources::default()
         };
         let text = |unified| {
-            assignments(unified, &limits).iter().map(|(_, f, v)| format!("{f}={v}")).collect::<Vec<_>>().join(" ")
+            assignments(unified, &limits)
+                .iter()
+                .map(|(_, f, v)| format!("{f}={v}"))
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        assert_eq!(text(true), "cpu.weight=39 cpu.max=10000 100000 memory.max=1048576 pids.max=5");
+        assert_eq!(
+            text(true),
+            "cpu.weight=39 cpu.max=10000 100000 memory.max=1048576 pids.max=5"
+        );
         assert_eq!(
             text(false),
             "cpu.shares=1024 cpu.cfs_period_us=100000 cpu.cfs_quota_us=10000 memory.limit_in_bytes=1048576 pids.max=5"
         );
         assert_eq!((weight(2), weight(262_144)), (1, 10_000));
-        assert_eq!(pod_group("/caravel", Qos::Burstable, "u"), "/caravel/kubepods/burstable/podu");
+        assert_eq!(
+            pod_group("/caravel", Qos::Burstable, "u"),
+            "/caravel/kubepods/burstable/podu"
+        );
     }
 }

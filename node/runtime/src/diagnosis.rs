@@ -26,7 +26,10 @@ impl Diagnosis {
 
     /// The error and, when it says more, the cause.
     pub fn explain(&self, error: &(dyn std::error::Error + 'static)) -> String {
-        compose(&nested(error), &std::fs::read_to_string(&self.path).unwrap_or_default())
+        compose(
+            &nested(error),
+            &std::fs::read_to_string(&self.path).unwrap_or_default(),
+        )
     }
 
     pub fn path(&self) -> &Path {
@@ -101,8 +104,16 @@ mod tests {
     #[test]
     fn sentences() {
         for (error, lines, want) in [
-            ("failed to create container: exec: \"x\": no", "noise", "exec: \"x\": no"),
-            ("failed to mount", "failed to open /a err=ENOENT\nfailed to mount", "failed to mount: failed to open /a err=ENOENT"),
+            (
+                "failed to create container: exec: \"x\": no",
+                "noise",
+                "exec: \"x\": no",
+            ),
+            (
+                "failed to mount",
+                "failed to open /a err=ENOENT\nfailed to mount",
+                "failed to mount: failed to open /a err=ENOENT",
+            ),
             ("failed", "", "failed"),
         ] {
             assert_eq!(super::compose(error, lines), want);

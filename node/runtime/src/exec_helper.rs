@@ -35,7 +35,9 @@ pub enum Message {
 /// process, and `tty` or `streams`. To be called before the program starts any thread.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
     let args: Vec<OsString> = args.into_iter().collect();
-    let [dir, process, mode] = args.as_slice() else { std::process::exit(2) };
+    let [dir, process, mode] = args.as_slice() else {
+        std::process::exit(2)
+    };
     let control = match own_control() {
         Ok(control) => control,
         Err(_) => std::process::exit(1),
@@ -53,13 +55,19 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
 /// Away from descriptor 0, which the container's process will get.
 fn own_control() -> std::io::Result<OwnedFd> {
     let control = fds::own(0)?;
-    let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
+    let null: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?
+        .into();
     fds::redirect(&null, &null, &null)?;
     Ok(control)
 }
 
 fn tell(control: &OwnedFd, message: &Message, terminal: Option<&OwnedFd>) {
-    let Ok(bytes) = serde_json::to_vec(message) else { return };
+    let Ok(bytes) = serde_json::to_vec(message) else {
+        return;
+    };
     let fds: Vec<i32> = terminal.iter().map(|fd| fd.as_raw_fd()).collect();
     let _ = fds::send(control, &bytes, &fds);
 }
@@ -78,7 +86,8 @@ fn run(dir: &Path, process: &Path, tty: bool, control: &OwnedFd) -> Result<i32, 
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         null.map(OwnedFd::from).map_err(|error| error.to_string())
     };
-    let diagnosis = Diagnosis::collect(process.with_extension("log")).map_err(|error| error.to_string())?;
+    let diagnosis =
+        Diagnosis::collect(process.with_extension("log")).map_err(|error| error.to_string())?;
     let mut builder = ContainerBuilder::new(LIBCONTAINER_ID.to_owned(), SyscallType::default())
         .with_executor(Payload)
         .with_root_path(dir)
@@ -86,19 +95,31 @@ fn run(dir: &Path, process: &Path, tty: bool, control: &OwnedFd) -> Result<i32, 
     let console_path = process.with_extension("sock");
     let mut console = None;
     if tty {
-        console = Some(UnixListener::bind(&console_path).map_err(|error| format!("console socket: {error}"))?);
+        console = Some(
+            UnixListener::bind(&console_path)
+                .map_err(|error| format!("console socket: {error}"))?,
+        );
         builder = builder.with_console_socket(Some(console_path.clone()));
     } else {
         let (stdin, stdout, stderr) = (stream(b'i')?, stream(b'o')?, stream(b'e')?);
-        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+        builder = builder
+            .with_stdin(stdin)
+            .with_stdout(stdout)
+            .with_stderr(stderr);
     }
-    let built = builder.as_tenant().with_process(Some(process)).with_detach(true).build();
+    let built = builder
+        .as_tenant()
+        .with_process(Some(process))
+        .with_detach(true)
+        .build();
     let _ = std::fs::remove_file(&console_path);
     let built = built.map_err(|error| diagnosis.explain(&error));
     let _ = std::fs::remove_file(diagnosis.path());
     let pid = built?;
     let terminal = match console {
-        Some(listener) => Some(fds::receive_one(&listener).map_err(|error| format!("console: {error}"))?),
+        Some(listener) => {
+            Some(fds::receive_one(&listener).map_err(|error| format!("console: {error}"))?)
+        }
         None => None,
     };
     tell(control, &Message::Started, terminal.as_ref());
@@ -122,7 +143,11 @@ fn wait(pid: Pid, control: &OwnedFd) -> Result<i32, String> {
             watched.push(PollFd::new(control.as_fd(), PollFlags::POLLIN));
         }
         let _ = poll(&mut watched, PollTimeout::NONE);
-        if watched.get(1).and_then(|fd| fd.revents()).is_some_and(|events| !events.is_empty()) {
+        if watched
+            .get(1)
+            .and_then(|fd| fd.revents())
+            .is_some_and(|events| !events.is_empty())
+        {
             // The daemon never speaks again: whatever comes is its end.
             hung_up = true;
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

@@ -22,7 +22,8 @@ impl Executor for Payload {
         let program = find(&args[0], path_variable(spec)).map_err(ExecutorError::Other)?;
         restore_signals();
         set_size(spec);
-        let program = CString::new(program.as_os_str().as_bytes()).map_err(|_| ExecutorError::InvalidArg)?;
+        let program =
+            CString::new(program.as_os_str().as_bytes()).map_err(|_| ExecutorError::InvalidArg)?;
         let args = args
             .iter()
             .map(|arg| CString::new(arg.as_bytes()).map_err(|_| ExecutorError::InvalidArg))
@@ -32,34 +33,57 @@ impl Executor for Payload {
             Err(errno) => errno.desc().to_lowercase(),
             Ok(never) => match never {},
         };
-        Err(ExecutorError::Other(format!("exec {}: {error}", program.to_string_lossy())))
+        Err(ExecutorError::Other(format!(
+            "exec {}: {error}",
+            program.to_string_lossy()
+        )))
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let args = arguments(spec)
-            .ok_or_else(|| ExecutorValidationError::ArgValidationError("no command specified".into()))?;
-        find(&args[0], path_variable(spec)).map(drop).map_err(ExecutorValidationError::ArgValidationError)
+        let args = arguments(spec).ok_or_else(|| {
+            ExecutorValidationError::ArgValidationError("no command specified".into())
+        })?;
+        find(&args[0], path_variable(spec))
+            .map(drop)
+            .map_err(ExecutorValidationError::ArgValidationError)
     }
 }
 
 /// The terminal's size, where it is known beforehand.
 fn set_size(spec: &Spec) {
-    let process = spec.process().as_ref().filter(|process| process.terminal() == Some(true));
+    let process = spec
+        .process()
+        .as_ref()
+        .filter(|process| process.terminal() == Some(true));
     if let Some(size) = process.and_then(|process| process.console_size()) {
         let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
-        let _ = fds::resize(&0, Size { width: side(size.width()), height: side(size.height()) });
+        let _ = fds::resize(
+            &0,
+            Size {
+                width: side(size.width()),
+                height: side(size.height()),
+            },
+        );
     }
 }
 
 fn arguments(spec: &Spec) -> Option<&Vec<String>> {
-    spec.process().as_ref()?.args().as_ref().filter(|args| !args.is_empty())
+    spec.process()
+        .as_ref()?
+        .args()
+        .as_ref()
+        .filter(|args| !args.is_empty())
 }
 
 fn path_variable(spec: &Spec) -> &str {
     spec.process()
         .as_ref()
         .and_then(|process| process.env().as_ref())
-        .and_then(|env| env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")))
+        .and_then(|env| {
+            env.iter()
+                .rev()
+                .find_map(|entry| entry.strip_prefix("PATH="))
+        })
         .unwrap_or("")
 }
 
@@ -71,10 +95,12 @@ fn find(name: &str, path: &str) -> Result<PathBuf, String> {
     if name.contains('/') {
         return executable(Path::new(name))
             .map(|()| PathBuf::from(name))
-            .map_err(|why| format!("exec: \"{name}\": stat {name}: {why}").replace(
-                &format!("stat {name}: permission denied"),
-                "permission denied",
-            ));
+            .map_err(|why| {
+                format!("exec: \"{name}\": stat {name}: {why}").replace(
+                    &format!("stat {name}: permission denied"),
+                    "permission denied",
+                )
+            });
     }
     let mut refused = false;
     for directory in path.split(':') {
@@ -84,7 +110,11 @@ fn find(name: &str, path: &str) -> Result<PathBuf, String> {
             Err(why) => refused |= why == "permission denied",
         }
     }
-    let why = if refused { "permission denied" } else { "executable file not found in $PATH" };
+    let why = if refused {
+        "permission denied"
+    } else {
+        "executable file not found in $PATH"
+    };
     Err(format!("exec: \"{name}\": {why}"))
 }
 
@@ -96,7 +126,8 @@ fn executable(path: &Path) -> Result<(), String> {
     if meta.is_dir() {
         return Err("permission denied".to_owned());
     }
-    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|_| "permission denied".to_owned())
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK)
+        .map_err(|_| "permission denied".to_owned())
 }
 
 /// Rust ignores SIGPIPE and the shim blocks SIGCHLD; both would be inherited through exec.
@@ -116,13 +147,26 @@ mod tests {
     #[test]
     fn sentences() {
         for (name, path, want) in [
-            ("nosuch", "/bin:/usr/bin", Err("exec: \"nosuch\": executable file not found in $PATH")),
-            ("/no/such", "", Err("exec: \"/no/such\": stat /no/such: no such file or directory")),
+            (
+                "nosuch",
+                "/bin:/usr/bin",
+                Err("exec: \"nosuch\": executable file not found in $PATH"),
+            ),
+            (
+                "/no/such",
+                "",
+                Err("exec: \"/no/such\": stat /no/such: no such file or directory"),
+            ),
             ("/etc", "", Err("exec: \"/etc\": permission denied")),
             ("sh", "/nowhere:/bin", Ok("/bin/sh")),
         ] {
             let got = find(name, path);
-            assert_eq!(got.as_deref().map(|p| p.to_str().unwrap()).map_err(String::as_str), want);
+            assert_eq!(
+                got.as_deref()
+                    .map(|p| p.to_str().unwrap())
+                    .map_err(String::as_str),
+                want
+            );
         }
     }
 }

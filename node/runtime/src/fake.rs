@@ -35,7 +35,10 @@ impl Default for Fake {
         Fake {
             state: Mutex::default(),
             exits: broadcast::channel(1024).0,
-            answer: Mutex::new(Box::new(|_, _| ExecOutput { code: 0, output: Vec::new() })),
+            answer: Mutex::new(Box::new(|_, _| ExecOutput {
+                code: 0,
+                output: Vec::new(),
+            })),
         }
     }
 }
@@ -50,14 +53,21 @@ impl Fake {
         self.state.lock().refuse = Some(message.to_owned());
     }
 
-    pub fn answer_exec(&self, answer: impl Fn(&str, &[String]) -> ExecOutput + Send + Sync + 'static) {
+    pub fn answer_exec(
+        &self,
+        answer: impl Fn(&str, &[String]) -> ExecOutput + Send + Sync + 'static,
+    ) {
         *self.answer.lock() = Box::new(answer);
     }
 
     fn end(&self, id: &str, code: i32, signal: Option<i32>, oom: bool) {
         let mut state = self.state.lock();
-        let Some(container) = state.containers.get_mut(id) else { return };
-        let ContainerState::Running(started) = container.state else { return };
+        let Some(container) = state.containers.get_mut(id) else {
+            return;
+        };
+        let ContainerState::Running(started) = container.state else {
+            return;
+        };
         container.state = ContainerState::Exited(Exit {
             code,
             signal,
@@ -65,7 +75,10 @@ impl Fake {
             started_at: started.started_at,
             finished_at: Timestamp::now(),
         });
-        let _ = self.exits.send(ContainerExit { id: id.to_owned(), pod_uid: container.spec.pod_uid.clone() });
+        let _ = self.exits.send(ContainerExit {
+            id: id.to_owned(),
+            pod_uid: container.spec.pod_uid.clone(),
+        });
     }
 }
 
@@ -85,13 +98,23 @@ impl Runtime for Fake {
             created_at: Timestamp::now(),
             spec: spec.clone(),
         };
-        Ok(state.sandboxes.entry(spec.pod_uid.clone()).or_insert(sandbox).clone())
+        Ok(state
+            .sandboxes
+            .entry(spec.pod_uid.clone())
+            .or_insert(sandbox)
+            .clone())
     }
 
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError> {
         let mut state = self.state.lock();
-        if state.containers.values().any(|container| container.spec.pod_uid == pod_uid) {
-            return Err(RuntimeError::Refused(format!("sandbox of pod {pod_uid} still has containers")));
+        if state
+            .containers
+            .values()
+            .any(|container| container.spec.pod_uid == pod_uid)
+        {
+            return Err(RuntimeError::Refused(format!(
+                "sandbox of pod {pod_uid} still has containers"
+            )));
         }
         state.sandboxes.remove(pod_uid);
         Ok(())
@@ -110,18 +133,34 @@ impl Runtime for Fake {
             return Err(RuntimeError::Exists(spec.id));
         }
         if let Some(message) = state.refuse.take() {
-            return Err(RuntimeError::Start { id: spec.id, message });
+            return Err(RuntimeError::Start {
+                id: spec.id,
+                message,
+            });
         }
         state.next_pid += 1;
-        let started = Started { pid: state.next_pid, start_time: 1, started_at: Timestamp::now() };
+        let started = Started {
+            pid: state.next_pid,
+            start_time: 1,
+            started_at: Timestamp::now(),
+        };
         let id = spec.id.clone();
-        state.containers.insert(id, Container { spec, state: ContainerState::Running(started) });
+        state.containers.insert(
+            id,
+            Container {
+                spec,
+                state: ContainerState::Running(started),
+            },
+        );
         Ok(started)
     }
 
     async fn state(&self, id: &str) -> Result<ContainerState, RuntimeError> {
         let state = self.state.lock();
-        let container = state.containers.get(id).ok_or_else(|| RuntimeError::NoContainer(id.to_owned()))?;
+        let container = state
+            .containers
+            .get(id)
+            .ok_or_else(|| RuntimeError::NoContainer(id.to_owned()))?;
         Ok(container.state.clone())
     }
 
@@ -147,7 +186,9 @@ impl Runtime for Fake {
         }
         let said = (self.answer.lock())(id, &spec.args);
         Ok(Session {
-            stdin: spec.stdin.then(|| Box::new(tokio::io::sink()) as crate::runtime::Input),
+            stdin: spec
+                .stdin
+                .then(|| Box::new(tokio::io::sink()) as crate::runtime::Input),
             stdout: Some(Box::new(std::io::Cursor::new(said.output))),
             stderr: None,
             resize: None,
@@ -165,12 +206,17 @@ impl Runtime for Fake {
 
     async fn pod_stats(&self, pod_uid: &str) -> Result<Stats, RuntimeError> {
         let known = self.state.lock().sandboxes.contains_key(pod_uid);
-        known.then(Stats::default).ok_or_else(|| RuntimeError::NoSandbox(pod_uid.to_owned()))
+        known
+            .then(Stats::default)
+            .ok_or_else(|| RuntimeError::NoSandbox(pod_uid.to_owned()))
     }
 
     async fn update(&self, id: &str, resources: Resources) -> Result<(), RuntimeError> {
         let mut state = self.state.lock();
-        let container = state.containers.get_mut(id).ok_or_else(|| RuntimeError::NoContainer(id.to_owned()))?;
+        let container = state
+            .containers
+            .get_mut(id)
+            .ok_or_else(|| RuntimeError::NoContainer(id.to_owned()))?;
         container.spec.resources = resources;
         Ok(())
     }

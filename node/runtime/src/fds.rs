@@ -16,7 +16,13 @@ const MOST: usize = 4;
 pub fn send(socket: &impl AsRawFd, payload: &[u8], fds: &[RawFd]) -> io::Result<()> {
     let rights = [ControlMessage::ScmRights(fds)];
     let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(payload)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(payload)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     Ok(())
 }
 
@@ -26,13 +32,20 @@ pub fn receive(socket: &impl AsRawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; MOST]);
     let mut buffers = [IoSliceMut::new(&mut payload)];
     let (length, fds) = {
-        let message =
-            recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let message = recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut buffers,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
         let mut fds = Vec::new();
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(raw) = control {
                 // SAFETY: the kernel has just installed these descriptors for us alone.
-                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                fds.extend(
+                    raw.into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                );
             }
         }
         (message.bytes, fds)
@@ -51,7 +64,8 @@ pub fn receive_one(listener: &UnixListener) -> io::Result<OwnedFd> {
     }
     let (connection, _) = listener.accept()?;
     let (_, mut fds) = receive(&connection)?;
-    fds.pop().ok_or_else(|| io::Error::other("no descriptor was sent"))
+    fds.pop()
+        .ok_or_else(|| io::Error::other("no descriptor was sent"))
 }
 
 pub fn set_nonblocking(fd: &impl AsRawFd) -> io::Result<()> {
@@ -61,7 +75,12 @@ pub fn set_nonblocking(fd: &impl AsRawFd) -> io::Result<()> {
 }
 
 pub fn resize(terminal: &impl AsRawFd, size: Size) -> io::Result<()> {
-    let size = libc::winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: size.height,
+        ws_col: size.width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the pointer is valid for the call and TIOCSWINSZ reads a winsize.
     if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) } < 0 {
         return Err(io::Error::last_os_error());
@@ -92,7 +111,12 @@ pub fn link_up(name: &[u8]) -> io::Result<()> {
     // SAFETY: an all-zero ifreq is valid; the name is shorter than the field and stays terminated.
     unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name) {
+        for (to, from) in request
+            .ifr_name
+            .iter_mut()
+            .take(libc::IFNAMSIZ - 1)
+            .zip(name)
+        {
             *to = *from as libc::c_char;
         }
         if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &mut request) < 0 {

@@ -32,7 +32,13 @@ fn open(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
     };
     // SAFETY: both pointers are valid for the call and the size is that of the structure.
     let fd = unsafe {
-        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size_of::<OpenHow>())
+        libc::syscall(
+            libc::SYS_openat2,
+            root.as_raw_fd(),
+            path.as_ptr(),
+            &how,
+            size_of::<OpenHow>(),
+        )
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -47,9 +53,18 @@ fn open_root(root: &Path) -> io::Result<OwnedFd> {
 
 /// A small text file's content; empty when there is none.
 pub fn read(root: &Path, path: &str) -> io::Result<String> {
-    let fd = match open(&open_root(root)?, Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK) {
+    let fd = match open(
+        &open_root(root)?,
+        Path::new(path),
+        libc::O_RDONLY | libc::O_NONBLOCK,
+    ) {
         Ok(fd) => fd,
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+            ) =>
+        {
             return Ok(String::new());
         }
         Err(error) => return Err(error),

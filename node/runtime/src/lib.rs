@@ -12,8 +12,8 @@ pub mod runtime;
 pub mod spec;
 pub mod state;
 
-pub use shims::{Shims, ShimsConfig};
 pub use runtime::{ExecOutput, Runtime, RuntimeError, Session, Size};
+pub use shims::{Shims, ShimsConfig};
 pub use spec::{
     ContainerSpec, Device, ExecSpec, LogSpec, Mount, PidMode, Propagation, Qos, Resources,
     SandboxSpec, Seccomp, Security, UserSpec,

@@ -61,10 +61,20 @@ pub async fn read(
         file.seek(io::SeekFrom::Start(start)).await?;
     }
     let left = options.limit_bytes;
-    let reader = Reader { path, file, options, alive, raw: Vec::new(), inside: false, left, done: false };
-    Ok(futures::stream::try_unfold(reader, |mut reader| async move {
-        Ok(reader.next().await?.map(|chunk| (chunk, reader)))
-    }))
+    let reader = Reader {
+        path,
+        file,
+        options,
+        alive,
+        raw: Vec::new(),
+        inside: false,
+        left,
+        done: false,
+    };
+    Ok(futures::stream::try_unfold(
+        reader,
+        |mut reader| async move { Ok(reader.next().await?.map(|chunk| (chunk, reader))) },
+    ))
 }
 
 impl Reader {
@@ -105,9 +115,14 @@ impl Reader {
             Ok(current) if current.ino() != own.ino() || current.dev() != own.dev() => {
                 // Lines may have come between our last read and the rename.
                 let mut rest = Vec::new();
-                (&mut self.file).take(LONGEST as u64 * 4).read_to_end(&mut rest).await?;
+                (&mut self.file)
+                    .take(LONGEST as u64 * 4)
+                    .read_to_end(&mut rest)
+                    .await?;
                 if !rest.is_empty() {
-                    self.file.seek(io::SeekFrom::Current(-(rest.len() as i64))).await?;
+                    self.file
+                        .seek(io::SeekFrom::Current(-(rest.len() as i64)))
+                        .await?;
                     return Ok(true);
                 }
                 self.file = File::open(&self.path).await?;
@@ -130,9 +145,17 @@ impl Reader {
             return out;
         };
         for raw in self.raw[..end].split(|byte| *byte == b'\n') {
-            let Some(line) = line::parse(raw) else { continue };
-            let unwanted = self.options.stderr.is_some_and(|stderr| stderr != line.stderr)
-                || self.options.since.is_some_and(|since| line.is_before(since));
+            let Some(line) = line::parse(raw) else {
+                continue;
+            };
+            let unwanted = self
+                .options
+                .stderr
+                .is_some_and(|stderr| stderr != line.stderr)
+                || self
+                    .options
+                    .since
+                    .is_some_and(|since| line.is_before(since));
             if unwanted {
                 continue;
             }
@@ -173,7 +196,12 @@ async fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
         file.seek(io::SeekFrom::Start(position)).await?;
         let block = &mut block[..length as usize];
         file.read_exact(block).await?;
-        for (index, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+        for (index, _) in block
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
             let after = position + index as u64 + 1;
             // The newline that ends the last line begins nothing.
             if after == size {
@@ -200,7 +228,9 @@ mod tests {
                        2026-01-01T00:00:05Z stdout F three\n";
 
     async fn all(path: &std::path::Path, options: LogOptions) -> String {
-        let stream = read(path.to_owned(), options, Arc::new(|| false)).await.unwrap();
+        let stream = read(path.to_owned(), options, Arc::new(|| false))
+            .await
+            .unwrap();
         let chunks: Vec<Bytes> = stream.try_collect().await.unwrap();
         String::from_utf8(chunks.concat()).unwrap()
     }
@@ -213,14 +243,54 @@ mod tests {
         let default = LogOptions::default;
         for (options, want) in [
             (default(), "one\noops\ntwo\nthree\n"),
-            (LogOptions { tail: Some(1), ..default() }, "three\n"),
-            (LogOptions { tail: Some(0), ..default() }, ""),
-            (LogOptions { tail: Some(99), ..default() }, "one\noops\ntwo\nthree\n"),
-            (LogOptions { since: Some("2026-01-01T00:00:05Z".parse().unwrap()), ..default() }, "three\n"),
-            (LogOptions { limit_bytes: Some(6), ..default() }, "one\noo"),
-            (LogOptions { stderr: Some(true), ..default() }, "oops\n"),
             (
-                LogOptions { timestamps: true, since: Some("2026-01-01T00:00:03Z".parse().unwrap()), ..default() },
+                LogOptions {
+                    tail: Some(1),
+                    ..default()
+                },
+                "three\n",
+            ),
+            (
+                LogOptions {
+                    tail: Some(0),
+                    ..default()
+                },
+                "",
+            ),
+            (
+                LogOptions {
+                    tail: Some(99),
+                    ..default()
+                },
+                "one\noops\ntwo\nthree\n",
+            ),
+            (
+                LogOptions {
+                    since: Some("2026-01-01T00:00:05Z".parse().unwrap()),
+                    ..default()
+                },
+                "three\n",
+            ),
+            (
+                LogOptions {
+                    limit_bytes: Some(6),
+                    ..default()
+                },
+                "one\noo",
+            ),
+            (
+                LogOptions {
+                    stderr: Some(true),
+                    ..default()
+                },
+                "oops\n",
+            ),
+            (
+                LogOptions {
+                    timestamps: true,
+                    since: Some("2026-01-01T00:00:03Z".parse().unwrap()),
+                    ..default()
+                },
                 "2026-01-01T00:00:03Z two\n2026-01-01T00:00:05Z three\n",
             ),
         ] {
@@ -235,11 +305,23 @@ mod tests {
         std::fs::write(&path, "T stdout F one\n").unwrap();
         let running = Arc::new(AtomicBool::new(true));
         let alive = running.clone();
-        let options = LogOptions { follow: true, ..LogOptions::default() };
-        let stream = read(path.clone(), options, Arc::new(move || alive.load(Ordering::SeqCst))).await.unwrap();
+        let options = LogOptions {
+            follow: true,
+            ..LogOptions::default()
+        };
+        let stream = read(
+            path.clone(),
+            options,
+            Arc::new(move || alive.load(Ordering::SeqCst)),
+        )
+        .await
+        .unwrap();
         let mut stream = Box::pin(stream);
         assert_eq!(stream.next().await.unwrap().unwrap(), "one\n");
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap();
         file.write_all(b"T stdout F two\nT stdout F thr").unwrap();
         assert_eq!(stream.next().await.unwrap().unwrap(), "two\n");
         file.write_all(b"ee\n").unwrap();

@@ -52,7 +52,8 @@ pub struct Machine {
 impl Machine {
     pub fn observe(with_devices: bool) -> std::io::Result<Machine> {
         let status = std::fs::read_to_string("/proc/self/status")?;
-        let open_files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+        let open_files =
+            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
         let mut devices = Vec::new();
         if with_devices {
             collect(Path::new("/dev"), 0, &mut devices);
@@ -67,15 +68,28 @@ impl Machine {
 }
 
 /// Upstream skips the same folders: they belong to the container's own `/dev`.
-const OWN: &[&str] = &["pts", "shm", "fd", "mqueue", "console", "ptmx", ".lxc", ".lxd-mounts"];
+const OWN: &[&str] = &[
+    "pts",
+    "shm",
+    "fd",
+    "mqueue",
+    "console",
+    "ptmx",
+    ".lxc",
+    ".lxd-mounts",
+];
 
 fn collect(directory: &Path, depth: u32, into: &mut Vec<DeviceNode>) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
         if OWN.iter().any(|own| entry.file_name() == *own) {
             continue;
         }
-        let Ok(kind) = entry.file_type() else { continue };
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
         if kind.is_dir() && depth < 4 {
             collect(&entry.path(), depth + 1, into);
         } else if (kind.is_block_device() || kind.is_char_device())

@@ -11,8 +11,7 @@ use oci_spec::runtime::{
     LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
     LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
-    UserBuilder,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, UserBuilder,
 };
 
 use crate::capabilities;
@@ -29,11 +28,26 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 /// As containerd masks them.
 const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/interrupts", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/interrupts",
+    "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 pub struct Context<'a> {
     pub spec: &'a ContainerSpec,
@@ -67,7 +81,10 @@ pub fn build(context: &Context<'_>) -> Result<Spec, OciSpecError> {
     let mut oci = Spec::default();
     oci.set_version("1.0.2".to_owned());
     oci.set_root(Some(
-        RootBuilder::default().path(context.rootfs).readonly(spec.security.read_only_root).build()?,
+        RootBuilder::default()
+            .path(context.rootfs)
+            .readonly(spec.security.read_only_root)
+            .build()?,
     ));
     oci.set_hostname(None);
     oci.set_mounts(Some(mounts::build(context)?));
@@ -79,7 +96,10 @@ pub fn build(context: &Context<'_>) -> Result<Spec, OciSpecError> {
 
 fn process(context: &Context<'_>, capabilities: &BTreeSet<&str>) -> Result<Process, OciSpecError> {
     let (spec, identity) = (context.spec, context.identity);
-    let set: Capabilities = capabilities.iter().filter_map(|name| name.parse::<Capability>().ok()).collect();
+    let set: Capabilities = capabilities
+        .iter()
+        .filter_map(|name| name.parse::<Capability>().ok())
+        .collect();
     // The kernel itself takes them from a user other than root at exec: none is ambient.
     let mut kept = LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())
@@ -128,11 +148,17 @@ fn environment(context: &Context<'_>) -> Vec<String> {
         env.push("TERM=xterm".to_owned());
     }
     if !has("HOME") {
-        env.push(format!("HOME={}", context.identity.home.as_deref().unwrap_or("/")));
+        env.push(format!(
+            "HOME={}",
+            context.identity.home.as_deref().unwrap_or("/")
+        ));
     }
     // Names that exec could not read back would break the whole environment.
     env.extend(
-        spec.env.iter().filter(|(key, _)| !key.is_empty() && !key.contains('=')).map(|(k, v)| format!("{k}={v}")),
+        spec.env
+            .iter()
+            .filter(|(key, _)| !key.is_empty() && !key.contains('='))
+            .map(|(k, v)| format!("{k}={v}")),
     );
     env
 }
@@ -141,12 +167,19 @@ fn linux(context: &Context<'_>, capabilities: &BTreeSet<&str>) -> Result<Linux, 
     let spec = context.spec;
     let security = &spec.security;
     let devices: Vec<LinuxDevice> = if security.privileged {
-        context.machine.devices.iter().map(|node| device(node, &node.path)).collect::<Result<_, _>>()?
+        context
+            .machine
+            .devices
+            .iter()
+            .map(|node| device(node, &node.path))
+            .collect::<Result<_, _>>()?
     } else {
         Vec::new()
     };
     let extra = context.devices.iter().zip(&spec.devices);
-    let extra = extra.map(|(node, wanted)| device(node, &wanted.target)).collect::<Result<Vec<_>, _>>()?;
+    let extra = extra
+        .map(|(node, wanted)| device(node, &wanted.target))
+        .collect::<Result<Vec<_>, _>>()?;
     let devices: Vec<LinuxDevice> = devices.into_iter().chain(extra).collect();
 
     let mut linux = Linux::default();
@@ -160,7 +193,10 @@ fn linux(context: &Context<'_>, capabilities: &BTreeSet<&str>) -> Result<Linux, 
     let mut read_only = if fenced { owned(READ_ONLY) } else { Vec::new() };
     read_only.extend(mounts::read_only_after(context));
     linux.set_readonly_paths(Some(read_only));
-    let bidirectional = spec.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
+    let bidirectional = spec
+        .mounts
+        .iter()
+        .any(|mount| mount.propagation == Propagation::Bidirectional);
     linux.set_rootfs_propagation(bidirectional.then(|| "shared".to_owned()));
     linux.set_seccomp(match &security.seccomp {
         _ if security.privileged => None,
@@ -175,7 +211,10 @@ fn namespaces(context: &Context<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError
     let sandbox = context.sandbox;
     let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
     let join = |typ, path: &Path| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
-    let mut list = vec![new(LinuxNamespaceType::Mount)?, new(LinuxNamespaceType::Cgroup)?];
+    let mut list = vec![
+        new(LinuxNamespaceType::Mount)?,
+        new(LinuxNamespaceType::Cgroup)?,
+    ];
     for (typ, path) in [
         (LinuxNamespaceType::Network, &sandbox.netns),
         (LinuxNamespaceType::Ipc, &sandbox.ipc),
@@ -186,7 +225,9 @@ fn namespaces(context: &Context<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError
         }
     }
     match (&context.spec.pid, &context.target_pid, &sandbox.pid) {
-        (PidMode::Container(_), Some(target), _) => list.push(join(LinuxNamespaceType::Pid, target)?),
+        (PidMode::Container(_), Some(target), _) => {
+            list.push(join(LinuxNamespaceType::Pid, target)?)
+        }
         _ if sandbox.spec.host_pid => {}
         (_, _, Some(shared)) => list.push(join(LinuxNamespaceType::Pid, shared)?),
         _ => list.push(new(LinuxNamespaceType::Pid)?),
@@ -202,7 +243,11 @@ pub fn owns_pid_namespace(spec: &ContainerSpec, sandbox: &Sandbox) -> bool {
 fn device(node: &DeviceNode, target: &Path) -> Result<LinuxDevice, OciSpecError> {
     LinuxDeviceBuilder::default()
         .path(target)
-        .typ(if node.block { LinuxDeviceType::B } else { LinuxDeviceType::C })
+        .typ(if node.block {
+            LinuxDeviceType::B
+        } else {
+            LinuxDeviceType::C
+        })
         .major(node.major)
         .minor(node.minor)
         .file_mode(node.mode)
@@ -224,10 +269,18 @@ fn resources(context: &Context<'_>) -> Result<LinuxResources, OciSpecError> {
         rules.push(
             LinuxDeviceCgroupBuilder::default()
                 .allow(true)
-                .typ(if node.block { LinuxDeviceType::B } else { LinuxDeviceType::C })
+                .typ(if node.block {
+                    LinuxDeviceType::B
+                } else {
+                    LinuxDeviceType::C
+                })
                 .major(node.major)
                 .minor(node.minor)
-                .access(if wanted.permissions.is_empty() { "rwm".to_owned() } else { wanted.permissions.clone() })
+                .access(if wanted.permissions.is_empty() {
+                    "rwm".to_owned()
+                } else {
+                    wanted.permissions.clone()
+                })
                 .build()?,
         );
     }
@@ -256,7 +309,10 @@ pub fn limits(wanted: &Resources) -> Result<LinuxResources, OciSpecError> {
             .hugepages
             .iter()
             .map(|(size, bytes)| {
-                LinuxHugepageLimitBuilder::default().page_size(size.clone()).limit(*bytes as i64).build()
+                LinuxHugepageLimitBuilder::default()
+                    .page_size(size.clone())
+                    .limit(*bytes as i64)
+                    .build()
             })
             .collect::<Result<Vec<_>, _>>()?;
         builder = builder.hugepage_limits(pages);

@@ -25,7 +25,10 @@ pub struct Paths {
 
 impl Paths {
     pub fn new(run: impl Into<PathBuf>, data: impl Into<PathBuf>) -> Self {
-        Paths { run: run.into(), data: data.into() }
+        Paths {
+            run: run.into(),
+            data: data.into(),
+        }
     }
     pub fn containers(&self) -> PathBuf {
         self.run.join("containers")
@@ -53,7 +56,9 @@ pub fn safe_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && !name.starts_with('.')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_')
 }
 
 /// Writes a file so that a reader sees the old or the new content, never a part.
@@ -77,7 +82,13 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> std::io::Result
 mod tests {
     #[test]
     fn names() {
-        for (name, safe) in [("abc-1", true), ("", false), ("..", false), ("a/b", false), (".x", false)] {
+        for (name, safe) in [
+            ("abc-1", true),
+            ("", false),
+            ("..", false),
+            ("a/b", false),
+            (".x", false),
+        ] {
             assert_eq!(super::safe_name(name), safe, "{name}");
         }
     }

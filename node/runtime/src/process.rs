@@ -44,16 +44,28 @@ impl Process {
 
     /// Sends a signal; false when the process has already ended.
     pub fn signal(&self, signal: i32) -> io::Result<bool> {
-        let Some(fd) = self.pidfd()? else { return Ok(false) };
+        let Some(fd) = self.pidfd()? else {
+            return Ok(false);
+        };
         // SAFETY: plain system call on a descriptor that we own; no pointers but a null siginfo.
         let result = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<()>(), 0)
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                fd.as_raw_fd(),
+                signal,
+                std::ptr::null::<()>(),
+                0,
+            )
         };
         if result == 0 {
             return Ok(true);
         }
         let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+        if error.raw_os_error() == Some(libc::ESRCH) {
+            Ok(false)
+        } else {
+            Err(error)
+        }
     }
 }
 
@@ -73,14 +85,20 @@ mod tests {
     fn stat_fields() {
         let tail = "S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 2";
         assert_eq!(super::parse_stat(&format!("7 (a b) c) {tail}")), Some(4242));
-        assert_eq!(super::parse_stat(&format!("7 (x) {}", tail.replacen('S', "Z", 1))), None);
+        assert_eq!(
+            super::parse_stat(&format!("7 (x) {}", tail.replacen('S', "Z", 1))),
+            None
+        );
     }
 
     #[test]
     fn this_process_is_alive() {
         let me = super::Process::of(std::process::id() as i32).unwrap();
         assert!(me.is_alive() && me.signal(0).unwrap());
-        let other = super::Process { start_time: me.start_time + 1, ..me };
+        let other = super::Process {
+            start_time: me.start_time + 1,
+            ..me
+        };
         assert!(!other.is_alive() && !other.signal(0).unwrap());
     }
 }

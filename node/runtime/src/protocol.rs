@@ -64,7 +64,10 @@ pub fn take(buffer: &mut Vec<u8>) -> Result<Option<(u8, Vec<u8>)>, FrameError> {
 
 pub fn size(payload: &[u8]) -> Option<Size> {
     let [a, b, c, d] = *payload else { return None };
-    Some(Size { width: u16::from_be_bytes([a, b]), height: u16::from_be_bytes([c, d]) })
+    Some(Size {
+        width: u16::from_be_bytes([a, b]),
+        height: u16::from_be_bytes([c, d]),
+    })
 }
 
 pub fn size_payload(size: Size) -> [u8; 4] {
@@ -81,14 +84,36 @@ mod tests {
         let mut buffer = frame(STDIN, b"abc");
         // Pinned: an old shim must understand it.
         assert_eq!(buffer, [1, 2, 0, 0, 0, 3, b'a', b'b', b'c']);
-        encode(RESIZE, &size_payload(Size { width: 80, height: 300 }), &mut buffer);
+        encode(
+            RESIZE,
+            &size_payload(Size {
+                width: 80,
+                height: 300,
+            }),
+            &mut buffer,
+        );
         let half = buffer.split_off(10);
         assert_eq!(take(&mut buffer), Ok(Some((STDIN, b"abc".to_vec()))));
         assert_eq!(take(&mut buffer), Ok(None));
         buffer.extend(half);
         let (kind, payload) = take(&mut buffer).unwrap().unwrap();
-        assert_eq!((kind, size(&payload)), (RESIZE, Some(Size { width: 80, height: 300 })));
-        assert_eq!(take(&mut vec![9, 0, 0, 0, 0, 0]), Err(FrameError::Version(9)));
-        assert_eq!(take(&mut vec![1, 0, 255, 0, 0, 0]), Err(FrameError::TooLarge(0xff00_0000)));
+        assert_eq!(
+            (kind, size(&payload)),
+            (
+                RESIZE,
+                Some(Size {
+                    width: 80,
+                    height: 300
+                })
+            )
+        );
+        assert_eq!(
+            take(&mut vec![9, 0, 0, 0, 0, 0]),
+            Err(FrameError::Version(9))
+        );
+        assert_eq!(
+            take(&mut vec![1, 0, 255, 0, 0, 0]),
+            Err(FrameError::TooLarge(0xff00_0000))
+        );
     }
 }

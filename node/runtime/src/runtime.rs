@@ -38,7 +38,11 @@ pub enum RuntimeError {
     #[error("command timed out after {0:?}")]
     Timeout(Duration),
     #[error("{what}: {source}")]
-    Io { what: String, #[source] source: std::io::Error },
+    Io {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Refused(String),
 }
@@ -99,7 +103,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stats(&self, id: &str) -> Result<Stats, RuntimeError>;
     async fn pod_stats(&self, pod_uid: &str) -> Result<Stats, RuntimeError>;
     /// Changes limits of a running container in place.
-    async fn update(&self, id: &str, resources: crate::spec::Resources) -> Result<(), RuntimeError>;
+    async fn update(&self, id: &str, resources: crate::spec::Resources)
+    -> Result<(), RuntimeError>;
 
     /// A hint for each container that ends; a receiver that lags must list again.
     fn exits(&self) -> broadcast::Receiver<ContainerExit>;
@@ -112,7 +117,12 @@ pub trait Runtime: Send + Sync + 'static {
         timeout: Duration,
         limit: usize,
     ) -> Result<ExecOutput, RuntimeError> {
-        let spec = ExecSpec { args, stdout: true, stderr: true, ..ExecSpec::default() };
+        let spec = ExecSpec {
+            args,
+            stdout: true,
+            stderr: true,
+            ..ExecSpec::default()
+        };
         let run = async {
             let session = self.exec(id, spec).await?;
             let mut output = Vec::new();
@@ -126,7 +136,10 @@ pub trait Runtime: Send + Sync + 'static {
             let ((), code) = tokio::join!(read, session.exit);
             output.extend_from_slice(&errors);
             output.truncate(limit);
-            Ok(ExecOutput { code: code?, output })
+            Ok(ExecOutput {
+                code: code?,
+                output,
+            })
         };
         match tokio::time::timeout(timeout, run).await {
             Ok(result) => result,

@@ -31,11 +31,20 @@ pub fn save(dir: &Path, sandbox: &Sandbox) -> io::Result<()> {
 
 /// All but the pause process. To be called on a thread of its own that then ends: it leaves the
 /// machine's namespaces.
-pub fn create(dir: &Path, spec: SandboxSpec, hierarchy: &Hierarchy, parent: &str) -> io::Result<Sandbox> {
+pub fn create(
+    dir: &Path,
+    spec: SandboxSpec,
+    hierarchy: &Hierarchy,
+    parent: &str,
+) -> io::Result<Sandbox> {
     fs::create_dir_all(dir)?;
     let group = cgroup::pod_group(parent, spec.qos, &spec.pod_uid);
-    hierarchy.create(&group).map_err(named("pod control group"))?;
-    hierarchy.limit(&group, &spec.resources).map_err(named("pod control group"))?;
+    hierarchy
+        .create(&group)
+        .map_err(named("pod control group"))?;
+    hierarchy
+        .limit(&group, &spec.resources)
+        .map_err(named("pod control group"))?;
     let shm = (!spec.host_ipc).then(|| dir.join("shm"));
     if let Some(shm) = &shm {
         fs::create_dir_all(shm)?;
@@ -53,9 +62,13 @@ pub fn create(dir: &Path, spec: SandboxSpec, hierarchy: &Hierarchy, parent: &str
     if !spec.host_ipc {
         flags |= CloneFlags::CLONE_NEWIPC;
     }
-    unshare(flags).map_err(io::Error::from).map_err(named("new namespaces"))?;
+    unshare(flags)
+        .map_err(io::Error::from)
+        .map_err(named("new namespaces"))?;
     if net {
-        nix::unistd::sethostname(&spec.hostname).map_err(io::Error::from).map_err(named("host name"))?;
+        nix::unistd::sethostname(&spec.hostname)
+            .map_err(io::Error::from)
+            .map_err(named("host name"))?;
         loopback_up().map_err(named("loopback"))?;
     }
     for (name, value) in &spec.sysctls {
@@ -68,9 +81,15 @@ pub fn create(dir: &Path, spec: SandboxSpec, hierarchy: &Hierarchy, parent: &str
         let target = dir.join(name);
         File::create(&target)?;
         let source = format!("/proc/thread-self/ns/{name}");
-        mount(Some(source.as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(io::Error::from)
-            .map_err(named(target.display()))?;
+        mount(
+            Some(source.as_str()),
+            &target,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(io::Error::from)
+        .map_err(named(target.display()))?;
         Ok(Some(target))
     };
     Ok(Sandbox {
@@ -125,11 +144,18 @@ fn unmount(path: &Path) -> io::Result<()> {
 
 fn sysctl(name: &str, value: &str) -> io::Result<()> {
     // `net/ipv4/conf/eth0.1/x` is as valid as dots, and then dots belong to names.
-    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let path = if name.contains('/') {
+        name.to_owned()
+    } else {
+        name.replace('.', "/")
+    };
     if path.split('/').any(|part| part == ".." || part.is_empty()) {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    fs::OpenOptions::new().write(true).open(Path::new("/proc/sys").join(path))?.write_all(value.as_bytes())
+    fs::OpenOptions::new()
+        .write(true)
+        .open(Path::new("/proc/sys").join(path))?
+        .write_all(value.as_bytes())
 }
 
 fn loopback_up() -> io::Result<()> {

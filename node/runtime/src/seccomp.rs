@@ -13,21 +13,77 @@ use oci_spec::runtime::{
 
 /// (capability that permits them, calls); "" = never.
 const REFUSED: &[(&str, &[&str])] = &[
-    ("", &[
-        "add_key", "request_key", "keyctl", "kexec_file_load", "kexec_load", "userfaultfd", "nfsservctl",
-        "io_uring_setup", "io_uring_enter", "io_uring_register", "uselib", "ustat", "sysfs",
-    ]),
-    ("SYS_ADMIN", &[
-        "bpf", "fsopen", "fsconfig", "fsmount", "fspick", "mount", "mount_setattr", "move_mount", "open_tree",
-        "lookup_dcookie", "perf_event_open", "quotactl", "quotactl_fd", "pivot_root", "setns", "umount",
-        "umount2", "unshare", "swapon", "swapoff", "fanotify_init",
-    ]),
+    (
+        "",
+        &[
+            "add_key",
+            "request_key",
+            "keyctl",
+            "kexec_file_load",
+            "kexec_load",
+            "userfaultfd",
+            "nfsservctl",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "uselib",
+            "ustat",
+            "sysfs",
+        ],
+    ),
+    (
+        "SYS_ADMIN",
+        &[
+            "bpf",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "fspick",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "lookup_dcookie",
+            "perf_event_open",
+            "quotactl",
+            "quotactl_fd",
+            "pivot_root",
+            "setns",
+            "umount",
+            "umount2",
+            "unshare",
+            "swapon",
+            "swapoff",
+            "fanotify_init",
+        ],
+    ),
     ("SYS_BOOT", &["reboot"]),
-    ("SYS_MODULE", &["init_module", "finit_module", "delete_module"]),
+    (
+        "SYS_MODULE",
+        &["init_module", "finit_module", "delete_module"],
+    ),
     ("SYS_PACCT", &["acct"]),
     ("SYS_RAWIO", &["iopl", "ioperm"]),
-    ("SYS_TIME", &["settimeofday", "clock_settime", "clock_adjtime", "clock_settime64", "clock_adjtime64"]),
-    ("SYS_NICE", &["mbind", "set_mempolicy", "get_mempolicy", "move_pages", "migrate_pages"]),
+    (
+        "SYS_TIME",
+        &[
+            "settimeofday",
+            "clock_settime",
+            "clock_adjtime",
+            "clock_settime64",
+            "clock_adjtime64",
+        ],
+    ),
+    (
+        "SYS_NICE",
+        &[
+            "mbind",
+            "set_mempolicy",
+            "get_mempolicy",
+            "move_pages",
+            "migrate_pages",
+        ],
+    ),
     ("DAC_READ_SEARCH", &["open_by_handle_at"]),
     ("SYS_TTY_CONFIG", &["vhangup"]),
     ("SYS_PTRACE", &["kcmp"]),
@@ -45,14 +101,21 @@ pub fn runtime_default(capabilities: &BTreeSet<&str>) -> Result<LinuxSeccomp, Oc
         }
     }
     if !capabilities.contains("SYS_ADMIN") {
-        for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| NEW_NAMESPACES & bit != 0) {
+        for bit in (0..64)
+            .map(|bit| 1u64 << bit)
+            .filter(|bit| NEW_NAMESPACES & bit != 0)
+        {
             let new_namespace = LinuxSeccompArgBuilder::default()
                 .index(0usize)
                 .value(bit)
                 .value_two(bit)
                 .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
                 .build()?;
-            calls.push(refuse(vec!["clone".into()], libc::EPERM, Some(new_namespace))?);
+            calls.push(refuse(
+                vec!["clone".into()],
+                libc::EPERM,
+                Some(new_namespace),
+            )?);
         }
         // Its flags lie in memory, out of the filter's sight: libc falls back to clone.
         calls.push(refuse(vec!["clone3".into()], libc::ENOSYS, None)?);
@@ -64,7 +127,11 @@ pub fn runtime_default(capabilities: &BTreeSet<&str>) -> Result<LinuxSeccomp, Oc
         .build()
 }
 
-fn refuse(names: Vec<String>, errno: i32, arg: Option<LinuxSeccompArg>) -> Result<LinuxSyscall, OciSpecError> {
+fn refuse(
+    names: Vec<String>,
+    errno: i32,
+    arg: Option<LinuxSeccompArg>,
+) -> Result<LinuxSyscall, OciSpecError> {
     let builder = LinuxSyscallBuilder::default()
         .names(names)
         .action(LinuxSeccompAction::ScmpActErrno)

@@ -48,7 +48,9 @@ pub struct Order {
 /// before the program starts any thread.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
     let args: Vec<OsString> = args.into_iter().collect();
-    let [verb, dir] = args.as_slice() else { std::process::exit(2) };
+    let [verb, dir] = args.as_slice() else {
+        std::process::exit(2)
+    };
     let dir = PathBuf::from(dir);
     detach();
     let code = match verb.to_str() {
@@ -76,8 +78,16 @@ fn detach() {
 /// file in the container's directory.
 fn take_report(dir: &Path) -> std::io::Result<File> {
     let report = File::from(fds::own(1)?);
-    let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
-    let errors: OwnedFd = OpenOptions::new().create(true).append(true).open(dir.join("shim.log"))?.into();
+    let null: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?
+        .into();
+    let errors: OwnedFd = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("shim.log"))?
+        .into();
     fds::redirect(&null, &null, &errors)?;
     Ok(report)
 }
@@ -91,7 +101,9 @@ fn send(report: &mut File, message: &Report) {
 }
 
 fn run(dir: &Path) -> i32 {
-    let Ok(mut report) = take_report(dir) else { return 1 };
+    let Ok(mut report) = take_report(dir) else {
+        return 1;
+    };
     match begin(dir) {
         Ok((relay, started)) => {
             send(&mut report, &Report::Started(started));
@@ -113,30 +125,54 @@ fn run(dir: &Path) -> i32 {
 fn begin(dir: &Path) -> Result<(relay::Relay, Started), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let me = Process::of(std::process::id() as i32).ok_or("/proc is not mounted")?;
-    write_atomic(&dir.join(paths::SHIM), &serde_json::to_vec(&me).map_err(|e| text(&e))?).map_err(|e| text(&e))?;
+    write_atomic(
+        &dir.join(paths::SHIM),
+        &serde_json::to_vec(&me).map_err(|e| text(&e))?,
+    )
+    .map_err(|e| text(&e))?;
     let absent = || "the container's directory is incomplete".to_owned();
-    let spec: ContainerSpec = read_json(&dir.join(paths::SPEC)).map_err(|e| text(&e))?.ok_or_else(absent)?;
-    let order: Order = read_json(&dir.join(paths::SANDBOX)).map_err(|e| text(&e))?.ok_or_else(absent)?;
+    let spec: ContainerSpec = read_json(&dir.join(paths::SPEC))
+        .map_err(|e| text(&e))?
+        .ok_or_else(absent)?;
+    let order: Order = read_json(&dir.join(paths::SANDBOX))
+        .map_err(|e| text(&e))?
+        .ok_or_else(absent)?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| text(&e))?;
-    let log = log::Log::open(&spec.log).map_err(|error| format!("failed to open the log: {error}"))?;
+    let log =
+        log::Log::open(&spec.log).map_err(|error| format!("failed to open the log: {error}"))?;
     let socket = dir.join(paths::SOCKET);
     let _ = std::fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+    let listener =
+        UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
     let launched = launch::launch(dir, &order.layer, &spec, &order.sandbox, &order.group)?;
     let started = launch::started(launched.process);
     let hierarchy = Hierarchy::detect();
-    if let (Hierarchy::V2 { .. }, Some(group)) = (&hierarchy, hierarchy.directory("memory", &order.group)) {
+    if let (Hierarchy::V2 { .. }, Some(group)) =
+        (&hierarchy, hierarchy.directory("memory", &order.group))
+    {
         // As the kubelet's default (NoSwap); a kernel without swap has no such file.
         let _ = std::fs::write(group.join("memory.swap.max"), "0");
     }
-    write_atomic(&dir.join(paths::STARTED), &serde_json::to_vec(&started).map_err(|e| text(&e))?)
-        .map_err(|e| text(&e))?;
+    write_atomic(
+        &dir.join(paths::STARTED),
+        &serde_json::to_vec(&started).map_err(|e| text(&e))?,
+    )
+    .map_err(|e| text(&e))?;
     // Blocked only now: what is blocked before a fork stays blocked in the container.
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     child.thread_block().map_err(|e| text(&e))?;
     let alone = oci::owns_pid_namespace(&spec, &order.sandbox);
-    let relay = relay::Relay::new(dir.to_owned(), spec, order.group, launched, started, listener, log, alone)
-        .map_err(|e| text(&e))?;
+    let relay = relay::Relay::new(
+        dir.to_owned(),
+        spec,
+        order.group,
+        launched,
+        started,
+        listener,
+        log,
+        alone,
+    )
+    .map_err(|e| text(&e))?;
     Ok((relay, started))
 }

@@ -21,7 +21,9 @@ use crate::runtime::{Runtime, RuntimeError, Session};
 use crate::sandbox;
 use crate::shim::{Order, Report};
 use crate::spec::{ContainerSpec, ExecSpec, Resources, SandboxSpec};
-use crate::state::{Container, ContainerExit, ContainerState, Exit, Process, Sandbox, Started, Stats};
+use crate::state::{
+    Container, ContainerExit, ContainerState, Exit, Process, Sandbox, Started, Stats,
+};
 
 mod attach;
 mod exec;
@@ -66,7 +68,8 @@ impl Shims {
     pub async fn open(config: ShimsConfig) -> Result<Arc<Shims>, RuntimeError> {
         let paths = Paths::new(&config.run, &config.data);
         for dir in [paths.containers(), paths.sandboxes(), paths.layers()] {
-            std::fs::create_dir_all(&dir).map_err(RuntimeError::io(format!("creating {}", dir.display())))?;
+            std::fs::create_dir_all(&dir)
+                .map_err(RuntimeError::io(format!("creating {}", dir.display())))?;
         }
         let shims = Arc::new(Shims {
             hierarchy: Hierarchy::detect(),
@@ -82,7 +85,10 @@ impl Shims {
             format!("{}/kubepods/burstable", shims.config.cgroup_parent),
             format!("{}/kubepods/besteffort", shims.config.cgroup_parent),
         ] {
-            shims.hierarchy.create(&group).map_err(RuntimeError::io("creating the pods' control groups"))?;
+            shims
+                .hierarchy
+                .create(&group)
+                .map_err(RuntimeError::io("creating the pods' control groups"))?;
         }
         for container in shims.list().await? {
             shims.follow(&container.spec);
@@ -93,7 +99,11 @@ impl Shims {
 
     /// Writable layers whose container is gone (a reboot forgets `/run`).
     fn remove_orphaned_layers(&self) {
-        for entry in std::fs::read_dir(self.paths.layers()).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(self.paths.layers())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name();
             if !self.paths.containers().join(&name).exists() {
                 let _ = std::fs::remove_dir_all(entry.path());
@@ -103,21 +113,27 @@ impl Shims {
 
     fn directory(&self, id: &str) -> Result<PathBuf, RuntimeError> {
         if !safe_name(id) {
-            return Err(RuntimeError::Refused(format!("{id:?} is not a container id")));
+            return Err(RuntimeError::Refused(format!(
+                "{id:?} is not a container id"
+            )));
         }
         Ok(self.paths.container(id))
     }
 
     fn sandbox_directory(&self, pod_uid: &str) -> Result<PathBuf, RuntimeError> {
         if !safe_name(pod_uid) {
-            return Err(RuntimeError::Refused(format!("{pod_uid:?} is not a pod uid")));
+            return Err(RuntimeError::Refused(format!(
+                "{pod_uid:?} is not a pod uid"
+            )));
         }
         Ok(self.paths.sandbox(pod_uid))
     }
 
     fn sandbox(&self, pod_uid: &str) -> Result<Sandbox, RuntimeError> {
         sandbox::load(&self.sandbox_directory(pod_uid)?)
-            .map_err(RuntimeError::io(format!("reading sandbox of pod {pod_uid}")))?
+            .map_err(RuntimeError::io(format!(
+                "reading sandbox of pod {pod_uid}"
+            )))?
             .ok_or_else(|| RuntimeError::NoSandbox(pod_uid.to_owned()))
     }
 
@@ -137,7 +153,8 @@ impl Shims {
         if !dir.join(paths::SPEC).exists() {
             return Err(RuntimeError::NoContainer(id.to_owned()));
         }
-        let started: Option<Started> = read_json(&dir.join(paths::STARTED)).map_err(read(paths::STARTED))?;
+        let started: Option<Started> =
+            read_json(&dir.join(paths::STARTED)).map_err(read(paths::STARTED))?;
         Ok(match started {
             Some(started) if alive => ContainerState::Running(started),
             None if alive || self.starting.lock().contains(id) => ContainerState::Creating,
@@ -164,7 +181,9 @@ impl Shims {
             child.wait().await
         };
         match tokio::time::timeout(START, read).await {
-            Ok(result) => result.map(drop).map_err(RuntimeError::io("waiting for the shim"))?,
+            Ok(result) => result
+                .map(drop)
+                .map_err(RuntimeError::io("waiting for the shim"))?,
             Err(_) => {
                 if let Ok(Some(shim)) = read_json::<Process>(&dir.join(paths::SHIM)) {
                     let _ = shim.signal(libc::SIGKILL);
@@ -184,7 +203,9 @@ impl Shims {
         match self.shim("pause", dir).await? {
             Report::Paused(pause) => {
                 let group = format!("{}/pause", sandbox.cgroup);
-                self.hierarchy.create(&group).map_err(RuntimeError::io("creating the pause process's group"))?;
+                self.hierarchy
+                    .create(&group)
+                    .map_err(RuntimeError::io("creating the pause process's group"))?;
                 for directory in self.hierarchy.directories(&group) {
                     let _ = std::fs::write(directory.join("cgroup.procs"), pause.pid.to_string());
                 }
@@ -208,30 +229,44 @@ impl Shims {
         let dir = self.sandbox_directory(pod_uid)?;
         unmount_all(&dir.join("pid")).map_err(RuntimeError::io("replacing the pause process"))?;
         self.pause(&dir, &mut sandbox).await?;
-        sandbox::save(&dir, &sandbox).map_err(RuntimeError::io(format!("writing sandbox of pod {pod_uid}")))
+        sandbox::save(&dir, &sandbox).map_err(RuntimeError::io(format!(
+            "writing sandbox of pod {pod_uid}"
+        )))
     }
 
     fn prepare(&self, dir: &Path, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         let sandbox = self.sandbox(&spec.pod_uid)?;
-        let order =
-            Order { group: Self::group(&sandbox, &spec.id), layer: self.paths.layer(&spec.id), sandbox };
+        let order = Order {
+            group: Self::group(&sandbox, &spec.id),
+            layer: self.paths.layer(&spec.id),
+            sandbox,
+        };
         let write = || -> io::Result<()> {
             std::fs::create_dir(dir)?;
             write_atomic(&dir.join(paths::SANDBOX), &serde_json::to_vec(&order)?)?;
             write_atomic(&dir.join(paths::SPEC), &serde_json::to_vec(spec)?)
         };
         match write() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(RuntimeError::Exists(spec.id.clone())),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(RuntimeError::Exists(spec.id.clone()))
+            }
             result => result.map_err(RuntimeError::io(format!("writing {}", dir.display()))),
         }
     }
 
     /// Hints at the container's end when it comes, once per container and daemon.
     fn follow(&self, spec: &ContainerSpec) {
-        let Ok(dir) = self.directory(&spec.id) else { return };
-        let Ok(Some(shim)) = read_json::<Process>(&dir.join(paths::SHIM)) else { return };
+        let Ok(dir) = self.directory(&spec.id) else {
+            return;
+        };
+        let Ok(Some(shim)) = read_json::<Process>(&dir.join(paths::SHIM)) else {
+            return;
+        };
         if self.watched.lock().insert(spec.id.clone()) {
-            let hint = ContainerExit { id: spec.id.clone(), pod_uid: spec.pod_uid.clone() };
+            let hint = ContainerExit {
+                id: spec.id.clone(),
+                pod_uid: spec.pod_uid.clone(),
+            };
             let (exit, order) = (dir.join(paths::EXIT), dir.join(paths::SANDBOX));
             let hierarchy = self.hierarchy.clone();
             let check = move || {
@@ -269,7 +304,10 @@ impl Cleaner {
         for path in [self.paths.layer(id), dir] {
             match std::fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}", path.display()),
+                    ));
                 }
                 _ => {}
             }
@@ -294,7 +332,11 @@ struct Starting<'a>(&'a Shims, String);
 
 impl<'a> Starting<'a> {
     fn begin(shims: &'a Shims, name: &str) -> Option<Self> {
-        shims.starting.lock().insert(name.to_owned()).then(|| Starting(shims, name.to_owned()))
+        shims
+            .starting
+            .lock()
+            .insert(name.to_owned())
+            .then(|| Starting(shims, name.to_owned()))
     }
 }
 
@@ -321,9 +363,14 @@ impl Runtime for Shims {
             Err(_) if dir.exists() => self.remove_sandbox(&pod_uid).await?,
             Err(_) => {}
         }
-        let (share, hierarchy, parent) = (spec.share_pid, self.hierarchy.clone(), self.config.cgroup_parent.clone());
+        let (share, hierarchy, parent) = (
+            spec.share_pid,
+            self.hierarchy.clone(),
+            self.config.cgroup_parent.clone(),
+        );
         let target = dir.clone();
-        let made = tasks::on_own_thread(move || sandbox::create(&target, spec, &hierarchy, &parent)).await;
+        let made =
+            tasks::on_own_thread(move || sandbox::create(&target, spec, &hierarchy, &parent)).await;
         let mut sandbox = match made {
             Ok(sandbox) => sandbox,
             Err(error) => {
@@ -347,11 +394,16 @@ impl Runtime for Shims {
         if !dir.exists() {
             return Ok(());
         }
-        let (hierarchy, parent, uid) =
-            (self.hierarchy.clone(), self.config.cgroup_parent.clone(), pod_uid.to_owned());
+        let (hierarchy, parent, uid) = (
+            self.hierarchy.clone(),
+            self.config.cgroup_parent.clone(),
+            pod_uid.to_owned(),
+        );
         tasks::on_own_thread(move || sandbox::remove(&dir, &hierarchy, &parent, &uid))
             .await
-            .map_err(RuntimeError::io(format!("removing sandbox of pod {pod_uid}")))
+            .map_err(RuntimeError::io(format!(
+                "removing sandbox of pod {pod_uid}"
+            )))
     }
 
     async fn sandboxes(&self) -> Result<Vec<Sandbox>, RuntimeError> {
@@ -370,10 +422,15 @@ impl Runtime for Shims {
     async fn start(&self, spec: ContainerSpec) -> Result<Started, RuntimeError> {
         let id = spec.id.clone();
         let dir = self.directory(&id)?;
-        let Some(_starting) = Starting::begin(self, &id) else { return Err(RuntimeError::Exists(id)) };
+        let Some(_starting) = Starting::begin(self, &id) else {
+            return Err(RuntimeError::Exists(id));
+        };
         self.revive(&spec.pod_uid).await?;
         self.prepare(&dir, &spec)?;
-        let failed = |message| RuntimeError::Start { id: id.clone(), message };
+        let failed = |message| RuntimeError::Start {
+            id: id.clone(),
+            message,
+        };
         let result = match self.shim("run", &dir).await {
             Ok(Report::Started(started)) => {
                 self.follow(&spec);
@@ -395,8 +452,8 @@ impl Runtime for Shims {
         let mut list = Vec::new();
         for id in names(&self.paths.containers())? {
             let path = self.paths.container(&id).join(paths::SPEC);
-            let spec: Option<ContainerSpec> =
-                read_json(&path).map_err(RuntimeError::io(format!("reading {}", path.display())))?;
+            let spec: Option<ContainerSpec> = read_json(&path)
+                .map_err(RuntimeError::io(format!("reading {}", path.display())))?;
             match (spec, self.read_state(&id)) {
                 (Some(spec), Ok(state)) => list.push(Container { spec, state }),
                 // Removed while we looked, or its making was interrupted before anything ran.
@@ -410,13 +467,21 @@ impl Runtime for Shims {
     async fn signal(&self, id: &str, signal: i32) -> Result<(), RuntimeError> {
         match self.read_state(id)? {
             ContainerState::Running(started) => {
-                let process = Process { pid: started.pid, start_time: started.start_time };
-                process.signal(signal).map(drop).map_err(RuntimeError::io(format!("signalling container {id}")))
+                let process = Process {
+                    pid: started.pid,
+                    start_time: started.start_time,
+                };
+                process
+                    .signal(signal)
+                    .map(drop)
+                    .map_err(RuntimeError::io(format!("signalling container {id}")))
             }
             ContainerState::Creating => Err(RuntimeError::NotRunning(id.to_owned())),
             ContainerState::Exited(_) => Ok(()),
             ContainerState::Lost => {
-                if let Ok(Some(order)) = read_json::<Order>(&self.paths.container(id).join(paths::SANDBOX)) {
+                if let Ok(Some(order)) =
+                    read_json::<Order>(&self.paths.container(id).join(paths::SANDBOX))
+                {
                     self.hierarchy.kill(&order.group);
                 }
                 Ok(())
@@ -437,7 +502,10 @@ impl Runtime for Shims {
                 let _ = tokio::time::timeout(REMOVE, tasks::end_of(shim)).await;
             }
         }
-        let cleaner = Cleaner { paths: self.paths.clone(), hierarchy: self.hierarchy.clone() };
+        let cleaner = Cleaner {
+            paths: self.paths.clone(),
+            hierarchy: self.hierarchy.clone(),
+        };
         let name = id.to_owned();
         let result = tasks::on_own_thread(move || cleaner.clear(&name)).await;
         self.watched.lock().remove(id);
@@ -473,7 +541,9 @@ impl Runtime for Shims {
         let order: Option<Order> = read_json(&self.directory(id)?.join(paths::SANDBOX))
             .map_err(RuntimeError::io(format!("reading container {id}")))?;
         let order = order.ok_or_else(|| RuntimeError::NoContainer(id.to_owned()))?;
-        self.hierarchy.limit(&order.group, &resources).map_err(RuntimeError::io(format!("resizing container {id}")))
+        self.hierarchy
+            .limit(&order.group, &resources)
+            .map_err(RuntimeError::io(format!("resizing container {id}")))
     }
 
     fn exits(&self) -> broadcast::Receiver<ContainerExit> {
@@ -482,9 +552,13 @@ impl Runtime for Shims {
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, RuntimeError> {
-    let entries = std::fs::read_dir(dir).map_err(RuntimeError::io(format!("reading {}", dir.display())))?;
-    let mut names: Vec<String> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| safe_name(name)).collect();
+    let entries =
+        std::fs::read_dir(dir).map_err(RuntimeError::io(format!("reading {}", dir.display())))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| safe_name(name))
+        .collect();
     names.sort();
     Ok(names)
 }

@@ -96,7 +96,12 @@ pub struct Mount {
 impl Mount {
     /// A private bind mount.
     pub fn bind(source: impl Into<PathBuf>, target: impl Into<PathBuf>, read_only: bool) -> Self {
-        Mount { source: source.into(), target: target.into(), read_only, ..Mount::default() }
+        Mount {
+            source: source.into(),
+            target: target.into(),
+            read_only,
+            ..Mount::default()
+        }
     }
 }
 
@@ -157,7 +162,11 @@ pub struct LogSpec {
 
 impl Default for LogSpec {
     fn default() -> Self {
-        LogSpec { path: None, max_size: 10 * 1024 * 1024, max_files: 5 }
+        LogSpec {
+            path: None,
+            max_size: 10 * 1024 * 1024,
+            max_files: 5,
+        }
     }
 }
 

@@ -68,16 +68,35 @@ impl Drop for RemoteCommand {
 
 impl RemoteCommand {
     /// Waits for the upgraded connection and the client's streams.
-    pub async fn open(upgrade: OnUpgrade, accepted: &Accepted, wanted: Wanted) -> Result<RemoteCommand, StreamError> {
+    pub async fn open(
+        upgrade: OnUpgrade,
+        accepted: &Accepted,
+        wanted: Wanted,
+    ) -> Result<RemoteCommand, StreamError> {
         let io = TokioIo::new(upgrade.await?);
         match accepted.transport {
-            Transport::WebSocket { base64, close_signal, status } => {
-                websocket::open(io, wanted, websocket::Dialect { base64, close_signal, status }).await
+            Transport::WebSocket {
+                base64,
+                close_signal,
+                status,
+            } => {
+                websocket::open(
+                    io,
+                    wanted,
+                    websocket::Dialect {
+                        base64,
+                        close_signal,
+                        status,
+                    },
+                )
+                .await
             }
             Transport::Spdy { status } => {
                 let connection = spdy::Connection::serve(io);
                 // The second version of the protocol knew no sizes.
-                let resizable = ["v3.", "v4.", "v5."].iter().any(|version| accepted.protocol.starts_with(version));
+                let resizable = ["v3.", "v4.", "v5."]
+                    .iter()
+                    .any(|version| accepted.protocol.starts_with(version));
                 spdy::command::open(connection, wanted, status, resizable).await
             }
             Transport::Tunnel => Err(StreamError::Protocol("a tunnel carries no command".into())),
@@ -87,7 +106,10 @@ impl RemoteCommand {
     /// The terminal's size, where the client tells it right away: a command started with it needs no redraw.
     pub async fn first_size(&mut self, wait: Duration) -> Option<Size> {
         let sizes = self.resize.as_mut()?;
-        tokio::time::timeout(wait, sizes.recv()).await.ok().flatten()
+        tokio::time::timeout(wait, sizes.recv())
+            .await
+            .ok()
+            .flatten()
     }
 
     async fn finish(&self, outcome: &Outcome) {
@@ -123,7 +145,13 @@ pub async fn run_command(mut remote: RemoteCommand, process: Result<Process, Out
         Ok(process) => process,
         Err(outcome) => return remote.finish(&outcome).await,
     };
-    let Process { stdin, stdout, stderr, resize, exit } = process;
+    let Process {
+        stdin,
+        stdout,
+        stderr,
+        resize,
+        exit,
+    } = process;
     let (ended, has_ended) = watch::channel(false);
     let input = feed(remote.stdin.take(), stdin);
     let sizes = apply_sizes(remote.resize.take(), resize);
@@ -203,7 +231,11 @@ async fn pump(
         match read {
             Ok(0) | Err(_) => return,
             Ok(length) => {
-                if to.send(channel, Bytes::copy_from_slice(&buffer[..length])).await.is_err() {
+                if to
+                    .send(channel, Bytes::copy_from_slice(&buffer[..length]))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -51,7 +51,10 @@ pub struct Wanted {
 impl Wanted {
     /// With a terminal there is no separate stderr. Upstream wants at least one stream.
     pub fn normalised(self) -> Wanted {
-        Wanted { stderr: self.stderr && !self.tty, ..self }
+        Wanted {
+            stderr: self.stderr && !self.tty,
+            ..self
+        }
     }
     pub fn is_valid(self) -> bool {
         self.stdin || self.stdout || self.stderr

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use base64::Engine;
-use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -16,8 +18,14 @@ pub enum Purpose {
 /// How bytes are framed, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    WebSocket { base64: bool, close_signal: bool, status: bool },
-    Spdy { status: bool },
+    WebSocket {
+        base64: bool,
+        close_signal: bool,
+        status: bool,
+    },
+    Spdy {
+        status: bool,
+    },
     /// SPDY inside a WebSocket.
     Tunnel,
 }
@@ -46,12 +54,54 @@ const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
 /// (name, transport), in our order of preference.
 const COMMAND_WEBSOCKET: &[(&str, Transport)] = &[
-    ("v5.channel.k8s.io", Transport::WebSocket { base64: false, close_signal: true, status: true }),
-    ("v4.channel.k8s.io", Transport::WebSocket { base64: false, close_signal: false, status: true }),
-    ("base64.v4.channel.k8s.io", Transport::WebSocket { base64: true, close_signal: false, status: true }),
-    ("v4.base64.channel.k8s.io", Transport::WebSocket { base64: true, close_signal: false, status: true }),
-    ("channel.k8s.io", Transport::WebSocket { base64: false, close_signal: false, status: false }),
-    ("base64.channel.k8s.io", Transport::WebSocket { base64: true, close_signal: false, status: false }),
+    (
+        "v5.channel.k8s.io",
+        Transport::WebSocket {
+            base64: false,
+            close_signal: true,
+            status: true,
+        },
+    ),
+    (
+        "v4.channel.k8s.io",
+        Transport::WebSocket {
+            base64: false,
+            close_signal: false,
+            status: true,
+        },
+    ),
+    (
+        "base64.v4.channel.k8s.io",
+        Transport::WebSocket {
+            base64: true,
+            close_signal: false,
+            status: true,
+        },
+    ),
+    (
+        "v4.base64.channel.k8s.io",
+        Transport::WebSocket {
+            base64: true,
+            close_signal: false,
+            status: true,
+        },
+    ),
+    (
+        "channel.k8s.io",
+        Transport::WebSocket {
+            base64: false,
+            close_signal: false,
+            status: false,
+        },
+    ),
+    (
+        "base64.channel.k8s.io",
+        Transport::WebSocket {
+            base64: true,
+            close_signal: false,
+            status: false,
+        },
+    ),
 ];
 const COMMAND_SPDY: &[(&str, Transport)] = &[
     ("v5.channel.k8s.io", Transport::Spdy { status: true }),
@@ -60,8 +110,10 @@ const COMMAND_SPDY: &[(&str, Transport)] = &[
     ("v2.channel.k8s.io", Transport::Spdy { status: false }),
     ("channel.k8s.io", Transport::Spdy { status: false }),
 ];
-const FORWARD_WEBSOCKET: &[(&str, Transport)] = &[("SPDY/3.1+portforward.k8s.io", Transport::Tunnel)];
-const FORWARD_SPDY: &[(&str, Transport)] = &[("portforward.k8s.io", Transport::Spdy { status: false })];
+const FORWARD_WEBSOCKET: &[(&str, Transport)] =
+    &[("SPDY/3.1+portforward.k8s.io", Transport::Tunnel)];
+const FORWARD_SPDY: &[(&str, Transport)] =
+    &[("portforward.k8s.io", Transport::Spdy { status: false })];
 
 pub fn negotiate(headers: &HeaderMap, purpose: Purpose) -> Result<Accepted, Refused> {
     let refuse = |status, message: String| Err(Refused { status, message });
@@ -81,27 +133,44 @@ pub fn negotiate(headers: &HeaderMap, purpose: Purpose) -> Result<Accepted, Refu
         };
         (table, tokens(headers, STREAM_PROTOCOL))
     } else {
-        return refuse(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request".into());
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "unable to upgrade: missing upgrade headers in request".into(),
+        );
     };
-    let Some((name, transport)) = table.iter().find(|(name, _)| asked.iter().any(|asked| asked == name)) else {
+    let Some((name, transport)) = table
+        .iter()
+        .find(|(name, _)| asked.iter().any(|asked| asked == name))
+    else {
         let ours: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
         return refuse(
             StatusCode::FORBIDDEN,
-            format!("unable to upgrade: unable to negotiate protocol: client supports {asked:?}, server accepts {ours:?}"),
+            format!(
+                "unable to upgrade: unable to negotiate protocol: client supports {asked:?}, server accepts {ours:?}"
+            ),
         );
     };
     let websocket_accept = match transport {
         Transport::Spdy { .. } => None,
         _ => {
-            let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
-            let valid = base64::engine::general_purpose::STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
+            let key = headers
+                .get(SEC_WEBSOCKET_KEY)
+                .map(HeaderValue::as_bytes)
+                .unwrap_or_default();
+            let valid = base64::engine::general_purpose::STANDARD
+                .decode(key)
+                .is_ok_and(|key| key.len() == 16);
             if !valid || !has_token(headers, "sec-websocket-version", "13") {
                 return refuse(StatusCode::BAD_REQUEST, "bad WebSocket handshake".into());
             }
             Some(derive_accept_key(key))
         }
     };
-    Ok(Accepted { transport: *transport, protocol: name.to_string(), websocket_accept })
+    Ok(Accepted {
+        transport: *transport,
+        protocol: name.to_string(),
+        websocket_accept,
+    })
 }
 
 impl Accepted {
@@ -143,7 +212,9 @@ fn tokens(headers: &HeaderMap, name: &str) -> Vec<String> {
 }
 
 fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
-    tokens(headers, name).iter().any(|have| have.eq_ignore_ascii_case(token))
+    tokens(headers, name)
+        .iter()
+        .any(|have| have.eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -171,11 +242,37 @@ mod tests {
             headers(&[&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")], extra].concat())
         };
         for (headers, purpose, want) in [
-            (with(&[("sec-websocket-protocol", "v4.channel.k8s.io, v5.channel.k8s.io")]), Purpose::Command, Ok("v5.channel.k8s.io")),
-            (with(&[("sec-websocket-protocol", "v9")]), Purpose::Command, Err(403)),
-            (with(&[("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io")]), Purpose::PortForward, Ok("SPDY/3.1+portforward.k8s.io")),
-            (spdy(&[("x-stream-protocol-version", "v3.channel.k8s.io"), ("x-stream-protocol-version", "v4.channel.k8s.io")]), Purpose::Command, Ok("v4.channel.k8s.io")),
-            (spdy(&[("x-stream-protocol-version", "portforward.k8s.io")]), Purpose::PortForward, Ok("portforward.k8s.io")),
+            (
+                with(&[(
+                    "sec-websocket-protocol",
+                    "v4.channel.k8s.io, v5.channel.k8s.io",
+                )]),
+                Purpose::Command,
+                Ok("v5.channel.k8s.io"),
+            ),
+            (
+                with(&[("sec-websocket-protocol", "v9")]),
+                Purpose::Command,
+                Err(403),
+            ),
+            (
+                with(&[("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io")]),
+                Purpose::PortForward,
+                Ok("SPDY/3.1+portforward.k8s.io"),
+            ),
+            (
+                spdy(&[
+                    ("x-stream-protocol-version", "v3.channel.k8s.io"),
+                    ("x-stream-protocol-version", "v4.channel.k8s.io"),
+                ]),
+                Purpose::Command,
+                Ok("v4.channel.k8s.io"),
+            ),
+            (
+                spdy(&[("x-stream-protocol-version", "portforward.k8s.io")]),
+                Purpose::PortForward,
+                Ok("portforward.k8s.io"),
+            ),
             (headers(&[]), Purpose::Command, Err(400)),
         ] {
             let got = negotiate(&headers, purpose);
@@ -184,8 +281,15 @@ mod tests {
                 Err(status) => assert_eq!(got.unwrap_err().status.as_u16(), status),
             }
         }
-        let accepted = negotiate(&with(&[("sec-websocket-protocol", "v5.channel.k8s.io")]), Purpose::Command).unwrap();
+        let accepted = negotiate(
+            &with(&[("sec-websocket-protocol", "v5.channel.k8s.io")]),
+            Purpose::Command,
+        )
+        .unwrap();
         // RFC 6455's own example.
-        assert_eq!(accepted.response().headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accepted.response().headers()["sec-websocket-accept"],
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 }

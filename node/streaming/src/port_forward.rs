@@ -49,7 +49,11 @@ pub async fn run_port_forward(
     serve(connection, pod, dial).await
 }
 
-pub(crate) async fn serve(connection: Connection, pod: &str, dial: Arc<dyn Dial>) -> Result<(), StreamError> {
+pub(crate) async fn serve(
+    connection: Connection,
+    pod: &str,
+    dial: Arc<dyn Dial>,
+) -> Result<(), StreamError> {
     let (mut streams, mut gone, closer) = connection.split();
     let mut halves: HashMap<String, Stream> = HashMap::new();
     loop {
@@ -67,9 +71,15 @@ pub(crate) async fn serve(connection: Connection, pod: &str, dial: Arc<dyn Dial>
             }
             None => return Err(StreamError::Protocol("too many unpaired streams".into())),
             Some(other) => {
-                let (data, error) = if is_data(&stream) { (stream, other) } else { (other, stream) };
+                let (data, error) = if is_data(&stream) {
+                    (stream, other)
+                } else {
+                    (other, stream)
+                };
                 if !is_data(&data) || is_data(&error) {
-                    return Err(StreamError::Protocol(format!("two streams of one type for request {key}")));
+                    return Err(StreamError::Protocol(format!(
+                        "two streams of one type for request {key}"
+                    )));
                 }
                 // Ends with its streams, which end with the connection.
                 let _ = tasks::half(forward(data, error, pod.to_owned(), dial.clone()));
@@ -81,7 +91,10 @@ pub(crate) async fn serve(connection: Connection, pod: &str, dial: Arc<dyn Dial>
 }
 
 fn is_data(stream: &Stream) -> bool {
-    stream.headers.get("streamtype").is_some_and(|kind| kind == "data")
+    stream
+        .headers
+        .get("streamtype")
+        .is_some_and(|kind| kind == "data")
 }
 
 /// Clients older than request ids open the error stream first, the data stream right after it.
@@ -94,7 +107,11 @@ fn pair_key(stream: &Stream) -> String {
 }
 
 async fn forward(data: Stream, error: Stream, pod: String, dial: Arc<dyn Dial>) {
-    let port = data.headers.get("port").and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
+    let port = data
+        .headers
+        .get("port")
+        .and_then(|port| port.parse::<u16>().ok())
+        .filter(|port| *port > 0);
     let connected = match port {
         Some(port) => dial.dial(port).await,
         None => Err("no such port".to_owned()),
@@ -105,7 +122,9 @@ async fn forward(data: Stream, error: Stream, pod: String, dial: Arc<dyn Dial>) 
         Err(message) => Err(message),
     };
     if let Err(message) = result {
-        let text = format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {pod}: {message}");
+        let text = format!(
+            "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {pod}: {message}"
+        );
         let _ = error.writer.send(text.into()).await;
     }
     let _ = data.writer.finish().await;
@@ -120,7 +139,10 @@ async fn carry(
     let (mut read, mut write) = socket.into_split();
     let inwards = async move {
         while let Some(bytes) = from_client.recv().await {
-            write.write_all(&bytes).await.map_err(|error| error.to_string())?;
+            write
+                .write_all(&bytes)
+                .await
+                .map_err(|error| error.to_string())?;
         }
         let _ = write.shutdown().await;
         Ok::<(), String>(())

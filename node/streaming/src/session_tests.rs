@@ -14,7 +14,12 @@ use crate::command::{Process, run_command};
 use crate::spdy::{Connection, Decoder, Encoder, Frame};
 use crate::{Outcome, Wanted, spdy, websocket};
 
-const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
+const ALL: Wanted = Wanted {
+    stdin: true,
+    stdout: true,
+    stderr: true,
+    tty: false,
+};
 
 /// Echoes stdin to stdout, says `err` on stderr, then exits with 3.
 fn echo() -> Process {
@@ -46,7 +51,12 @@ struct Client {
 
 impl Client {
     fn new(io: DuplexStream) -> Self {
-        Client { io, encoder: Encoder::default(), decoder: Decoder::default(), buffer: BytesMut::new() }
+        Client {
+            io,
+            encoder: Encoder::default(),
+            decoder: Decoder::default(),
+            buffer: BytesMut::new(),
+        }
     }
 
     async fn send(&mut self, frame: Frame) {
@@ -55,8 +65,16 @@ impl Client {
     }
 
     async fn open(&mut self, id: u32, headers: &[(&str, &str)]) {
-        let headers = headers.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        self.send(Frame::Open { id, fin: false, headers }).await;
+        let headers = headers
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        self.send(Frame::Open {
+            id,
+            fin: false,
+            headers,
+        })
+        .await;
     }
 
     /// Data by stream, until the server says goodbye.
@@ -65,7 +83,9 @@ impl Client {
         loop {
             while let Some(frame) = self.decoder.take(&mut self.buffer).unwrap() {
                 match frame {
-                    Frame::Data { id, bytes, .. } => data.entry(id).or_default().extend_from_slice(&bytes),
+                    Frame::Data { id, bytes, .. } => {
+                        data.entry(id).or_default().extend_from_slice(&bytes)
+                    }
                     Frame::GoAway => return data,
                     _ => {}
                 }
@@ -81,7 +101,9 @@ impl Client {
 async fn command_over_spdy() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let server = tokio::spawn(async move {
-        let remote = spdy::command::open(Connection::serve(theirs), ALL, true, true).await.unwrap();
+        let remote = spdy::command::open(Connection::serve(theirs), ALL, true, true)
+            .await
+            .unwrap();
         run_command(remote, Ok(echo())).await;
     });
     let mut client = Client::new(ours);
@@ -89,11 +111,26 @@ async fn command_over_spdy() {
         client.open(id, &[("streamtype", kind)]).await;
     }
     client.send(Frame::Ping(1)).await;
-    client.send(Frame::Data { id: 3, fin: false, bytes: Bytes::from_static(b"hello ") }).await;
-    client.send(Frame::Data { id: 3, fin: true, bytes: Bytes::from_static(b"you") }).await;
+    client
+        .send(Frame::Data {
+            id: 3,
+            fin: false,
+            bytes: Bytes::from_static(b"hello "),
+        })
+        .await;
+    client
+        .send(Frame::Data {
+            id: 3,
+            fin: true,
+            bytes: Bytes::from_static(b"you"),
+        })
+        .await;
     let data = client.rest().await;
     drop(client);
-    assert_eq!((&data[&5][..], &data[&7][..]), (&b"hello you"[..], &b"err"[..]));
+    assert_eq!(
+        (&data[&5][..], &data[&7][..]),
+        (&b"hello you"[..], &b"err"[..])
+    );
     let status: serde_json::Value = serde_json::from_slice(&data[&1]).unwrap();
     assert_eq!(status["reason"], "NonZeroExitCode");
     assert_eq!(status["details"]["causes"][0]["message"], "3");
@@ -103,18 +140,30 @@ async fn command_over_spdy() {
 #[tokio::test(start_paused = true)]
 async fn command_over_websocket() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let dialect = websocket::Dialect { base64: false, close_signal: true, status: true };
+    let dialect = websocket::Dialect {
+        base64: false,
+        close_signal: true,
+        status: true,
+    };
     let server = tokio::spawn(async move {
         let remote = websocket::open(theirs, ALL, dialect).await.unwrap();
         run_command(remote, Ok(echo())).await;
     });
     let mut client = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
-    client.send(Message::binary(&b"\x00hello"[..])).await.unwrap();
-    client.send(Message::binary(&b"\xff\x00"[..])).await.unwrap();
+    client
+        .send(Message::binary(&b"\x00hello"[..]))
+        .await
+        .unwrap();
+    client
+        .send(Message::binary(&b"\xff\x00"[..]))
+        .await
+        .unwrap();
     let mut data: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     while let Some(Ok(message)) = client.next().await {
         if let Message::Binary(bytes) = message {
-            data.entry(bytes[0]).or_default().extend_from_slice(&bytes[1..]);
+            data.entry(bytes[0])
+                .or_default()
+                .extend_from_slice(&bytes[1..]);
         }
     }
     drop(client);
@@ -127,7 +176,11 @@ async fn command_over_websocket() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_ends_the_process() {
     let (ours, theirs) = tokio::io::duplex(1024);
-    let dialect = websocket::Dialect { base64: false, close_signal: false, status: true };
+    let dialect = websocket::Dialect {
+        base64: false,
+        close_signal: false,
+        status: true,
+    };
     let remote = websocket::open(theirs, ALL, dialect).await.unwrap();
     let (alive, ended) = tokio::sync::oneshot::channel::<()>();
     let exit = Box::pin(async move {
@@ -135,7 +188,17 @@ async fn a_client_that_goes_ends_the_process() {
         std::future::pending().await
     });
     drop(ours);
-    run_command(remote, Ok(Process { stdin: None, stdout: None, stderr: None, resize: None, exit })).await;
+    run_command(
+        remote,
+        Ok(Process {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            resize: None,
+            exit,
+        }),
+    )
+    .await;
     assert!(ended.await.is_err());
 }
 
@@ -155,16 +218,36 @@ async fn forwarding_over_spdy() {
             if port != 80 {
                 return Err("connection refused".to_owned());
             }
-            tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())
+            tokio::net::TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())
         })
     });
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let serving = tokio::spawn(async move { crate::port_forward::serve(Connection::serve(theirs), "p_ns", dial).await });
+    let serving = tokio::spawn(async move {
+        crate::port_forward::serve(Connection::serve(theirs), "p_ns", dial).await
+    });
     let mut client = Client::new(ours);
-    for (id, kind, port, request) in [(1, "error", "80", "0"), (3, "data", "80", "0"), (5, "error", "81", "1"), (7, "data", "81", "1")] {
-        client.open(id, &[("streamtype", kind), ("port", port), ("requestid", request)]).await;
+    for (id, kind, port, request) in [
+        (1, "error", "80", "0"),
+        (3, "data", "80", "0"),
+        (5, "error", "81", "1"),
+        (7, "data", "81", "1"),
+    ] {
+        client
+            .open(
+                id,
+                &[("streamtype", kind), ("port", port), ("requestid", request)],
+            )
+            .await;
     }
-    client.send(Frame::Data { id: 3, fin: true, bytes: Bytes::from_static(b"ping") }).await;
+    client
+        .send(Frame::Data {
+            id: 3,
+            fin: true,
+            bytes: Bytes::from_static(b"ping"),
+        })
+        .await;
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut got = Vec::new();
     socket.read_to_end(&mut got).await.unwrap();
@@ -186,7 +269,10 @@ async fn forwarding_over_spdy() {
     }
     assert_eq!(data[&3], b"pong");
     assert!(data[&1].is_empty());
-    assert!(String::from_utf8_lossy(&data[&5]).contains("error forwarding port 81 to pod p_ns: connection refused"));
+    assert!(
+        String::from_utf8_lossy(&data[&5])
+            .contains("error forwarding port 81 to pod p_ns: connection refused")
+    );
     drop(client);
     serving.await.unwrap().unwrap();
 }

@@ -4,7 +4,10 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// Runs until the client goes, then says so.
-pub(crate) fn until_gone(work: impl Future<Output = ()> + Send + 'static, went: watch::Sender<bool>) -> AbortHandle {
+pub(crate) fn until_gone(
+    work: impl Future<Output = ()> + Send + 'static,
+    went: watch::Sender<bool>,
+) -> AbortHandle {
     half(async move {
         work.await;
         let _ = went.send(true);

@@ -13,7 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::protocol::{
+    CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode,
+};
 
 use crate::command::{Channel, Outgoing, RemoteCommand, Sent, Size};
 use crate::{StreamError, Wanted, tasks};
@@ -40,7 +42,9 @@ pub(crate) async fn accept<S>(io: S) -> WebSocketStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let config = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
@@ -56,15 +60,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Outgoing for Out<S> {
         let (sink, base64) = (self.sink.clone(), self.base64);
         Box::pin(async move {
             let message = encode(number(channel), &bytes, base64);
-            sink.lock().await.send(message).await.map_err(|_| StreamError::Gone)
+            sink.lock()
+                .await
+                .send(message)
+                .await
+                .map_err(|_| StreamError::Gone)
         })
     }
 
     fn close(&self) -> Sent {
         let sink = self.sink.clone();
         Box::pin(async move {
-            let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            sink.lock().await.send(Message::Close(Some(normal))).await.map_err(|_| StreamError::Gone)
+            let normal = CloseFrame {
+                code: CloseCode::Normal,
+                reason: "".into(),
+            };
+            sink.lock()
+                .await
+                .send(Message::Close(Some(normal)))
+                .await
+                .map_err(|_| StreamError::Gone)
         })
     }
 }
@@ -103,19 +118,36 @@ fn decode(message: Message, base64: bool) -> Option<(u8, Bytes)> {
     Some((digit, STANDARD.decode(rest).ok()?.into()))
 }
 
-pub(crate) async fn open<S>(io: S, wanted: Wanted, dialect: Dialect) -> Result<RemoteCommand, StreamError>
+pub(crate) async fn open<S>(
+    io: S,
+    wanted: Wanted,
+    dialect: Dialect,
+) -> Result<RemoteCommand, StreamError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sink, stream) = accept(io).await.split();
     let sink: Sink<S> = Arc::new(Mutex::new(sink));
     // An empty message tells the client that the streams are there.
-    let first = if wanted.stdout { STDOUT } else if wanted.stderr { STDERR } else { ERROR };
-    sink.lock().await.send(encode(first, b"", dialect.base64)).await.map_err(|_| StreamError::Gone)?;
+    let first = if wanted.stdout {
+        STDOUT
+    } else if wanted.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
+    sink.lock()
+        .await
+        .send(encode(first, b"", dialect.base64))
+        .await
+        .map_err(|_| StreamError::Gone)?;
     let (typed, stdin) = mpsc::channel(64);
     let (sizes, resize) = mpsc::channel(8);
     let (went, gone) = watch::channel(false);
-    let out = Arc::new(Out { sink: sink.clone(), base64: dialect.base64 });
+    let out = Arc::new(Out {
+        sink: sink.clone(),
+        base64: dialect.base64,
+    });
     let hearing = hear(stream, sink, dialect, wanted.stdin.then_some(typed), sizes);
     let hearing = Some(tasks::until_gone(hearing, went));
     Ok(RemoteCommand {
@@ -164,7 +196,9 @@ async fn hear<S>(
                     let _ = resize.try_send(size);
                 }
             }
-            Some((CLOSE, bytes)) if dialect.close_signal && bytes.first() == Some(&STDIN) => stdin = None,
+            Some((CLOSE, bytes)) if dialect.close_signal && bytes.first() == Some(&STDIN) => {
+                stdin = None
+            }
             _ => {}
         }
     }
@@ -176,9 +210,15 @@ mod tests {
 
     #[test]
     fn messages() {
-        assert_eq!(decode(encode(3, b"ab", false), false), Some((3, Bytes::from_static(b"ab"))));
+        assert_eq!(
+            decode(encode(3, b"ab", false), false),
+            Some((3, Bytes::from_static(b"ab")))
+        );
         assert_eq!(encode(1, b"ab", true), Message::text("1YWI="));
-        assert_eq!(decode(Message::text("0YWI="), true), Some((0, Bytes::from_static(b"ab"))));
+        assert_eq!(
+            decode(Message::text("0YWI="), true),
+            Some((0, Bytes::from_static(b"ab")))
+        );
         assert_eq!(decode(Message::text(""), true), None);
         assert_eq!(decode(Message::text("x!"), true), None);
     }

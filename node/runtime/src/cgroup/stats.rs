@@ -20,7 +20,14 @@ pub fn read(hierarchy: &Hierarchy, group: &str) -> Stats {
     let stat = file("memory", "memory.stat");
     let v2 = matches!(hierarchy, Hierarchy::V2 { .. });
     let (usage, limit, inactive, rss, faults, major) = if v2 {
-        ("memory.current", "memory.max", "inactive_file", "anon", "pgfault", "pgmajfault")
+        (
+            "memory.current",
+            "memory.max",
+            "inactive_file",
+            "anon",
+            "pgfault",
+            "pgmajfault",
+        )
     } else {
         (
             "memory.usage_in_bytes",
@@ -41,7 +48,8 @@ pub fn read(hierarchy: &Hierarchy, group: &str) -> Stats {
         memory_usage,
         memory_working_set: memory_usage.saturating_sub(keyed(&stat, inactive)),
         memory_rss: keyed(&stat, rss),
-        memory_limit: Some(number("memory", limit)).filter(|limit| *limit > 0 && *limit < UNLIMITED),
+        memory_limit: Some(number("memory", limit))
+            .filter(|limit| *limit > 0 && *limit < UNLIMITED),
         page_faults: keyed(&stat, faults),
         major_page_faults: keyed(&stat, major),
         pids: number("pids", "pids.current"),
@@ -51,18 +59,29 @@ pub fn read(hierarchy: &Hierarchy, group: &str) -> Stats {
 
 fn keyed(text: &str, key: &str) -> u64 {
     text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+        .find_map(|line| {
+            line.strip_prefix(key)?
+                .strip_prefix(' ')?
+                .trim()
+                .parse()
+                .ok()
+        })
         .unwrap_or(0)
 }
 
 /// How many processes of the group the kernel has killed for want of memory.
 pub fn oom_kills(hierarchy: &Hierarchy, group: &str) -> u64 {
-    let Some(directory) = hierarchy.directory("memory", group) else { return 0 };
+    let Some(directory) = hierarchy.directory("memory", group) else {
+        return 0;
+    };
     let file = match hierarchy {
         Hierarchy::V1 { .. } => "memory.oom_control",
         Hierarchy::V2 { .. } => "memory.events",
     };
-    keyed(&std::fs::read_to_string(directory.join(file)).unwrap_or_default(), "oom_kill")
+    keyed(
+        &std::fs::read_to_string(directory.join(file)).unwrap_or_default(),
+        "oom_kill",
+    )
 }
 
 /// Bytes and inodes below a directory, without crossing into another file system.

@@ -26,7 +26,12 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
         b"F" => false,
         _ => return None,
     };
-    Some(Line { timestamp: std::str::from_utf8(timestamp).ok()?, stderr, partial, content })
+    Some(Line {
+        timestamp: std::str::from_utf8(timestamp).ok()?,
+        stderr,
+        partial,
+        content,
+    })
 }
 
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -37,7 +42,9 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 impl Line<'_> {
     /// An unreadable time counts as new: better shown than lost.
     pub fn is_before(&self, since: Timestamp) -> bool {
-        self.timestamp.parse::<Timestamp>().is_ok_and(|time| time < since)
+        self.timestamp
+            .parse::<Timestamp>()
+            .is_ok_and(|time| time < since)
     }
 }
 
@@ -48,7 +55,15 @@ mod tests {
     #[test]
     fn cases() {
         let line = parse(b"2026-01-02T03:04:05.6Z stderr P:x a b").unwrap();
-        assert_eq!(line, Line { timestamp: "2026-01-02T03:04:05.6Z", stderr: true, partial: true, content: b"a b" });
+        assert_eq!(
+            line,
+            Line {
+                timestamp: "2026-01-02T03:04:05.6Z",
+                stderr: true,
+                partial: true,
+                content: b"a b"
+            }
+        );
         assert!(line.is_before("2026-01-02T03:04:06Z".parse().unwrap()));
         assert!(!line.is_before("2026-01-02T03:04:05Z".parse().unwrap()));
         assert_eq!(parse(b"T stdout F ").unwrap().content, b"");

@@ -39,14 +39,27 @@ pub struct Launched {
 }
 
 /// Every error is a sentence for the pod's status.
-pub fn launch(dir: &Path, layer: &Path, spec: &ContainerSpec, sandbox: &Sandbox, group: &str) -> Result<Launched, String> {
+pub fn launch(
+    dir: &Path,
+    layer: &Path,
+    spec: &ContainerSpec,
+    sandbox: &Sandbox,
+    group: &str,
+) -> Result<Launched, String> {
     let rootfs = dir.join(ROOTFS);
-    mount_root(dir, layer, spec, &rootfs).map_err(|error| format!("failed to mount rootfs: {error}"))?;
+    mount_root(dir, layer, spec, &rootfs)
+        .map_err(|error| format!("failed to mount rootfs: {error}"))?;
     let oci = specification(spec, sandbox, group, dir, &rootfs)?;
-    oci.save(dir.join("config.json")).map_err(|error| format!("failed to write the bundle: {error}"))?;
+    oci.save(dir.join("config.json"))
+        .map_err(|error| format!("failed to write the bundle: {error}"))?;
 
     let console_path = dir.join("console.sock");
-    let mut streams = Streams { stdin: None, stdout: None, stderr: None, terminal: None };
+    let mut streams = Streams {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        terminal: None,
+    };
     let diagnosis =
         Diagnosis::collect(dir.join("libcontainer.log")).map_err(|error| error.to_string())?;
     let mut builder = ContainerBuilder::new(LIBCONTAINER_ID.to_owned(), SyscallType::default())
@@ -55,7 +68,8 @@ pub fn launch(dir: &Path, layer: &Path, spec: &ContainerSpec, sandbox: &Sandbox,
         .map_err(|error| diagnosis.explain(&error))?;
     let mut console = None;
     if spec.tty {
-        let listener = UnixListener::bind(&console_path).map_err(|error| format!("console socket: {error}"))?;
+        let listener = UnixListener::bind(&console_path)
+            .map_err(|error| format!("console socket: {error}"))?;
         console = Some(listener);
         builder = builder.with_console_socket(Some(console_path.clone()));
     } else {
@@ -69,27 +83,43 @@ pub fn launch(dir: &Path, layer: &Path, spec: &ContainerSpec, sandbox: &Sandbox,
             builder = builder.with_stdin(stdin_end);
             streams.stdin = Some(stdin);
         } else {
-            builder = builder.with_stdin(File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?);
+            builder = builder.with_stdin(
+                File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?,
+            );
         }
     }
     let before = own_oom_score();
-    let built = builder.as_init(dir).with_systemd(false).with_detach(true).build();
+    let built = builder
+        .as_init(dir)
+        .with_systemd(false)
+        .with_detach(true)
+        .build();
     // libcontainer sets the container's score on this process, to be inherited.
     set_own_oom_score(before);
     let mut container = built.map_err(|error| diagnosis.explain(&error))?;
     if let Some(listener) = console {
-        streams.terminal = Some(fds::receive_one(&listener).map_err(|error| format!("console: {error}"))?);
+        streams.terminal =
+            Some(fds::receive_one(&listener).map_err(|error| format!("console: {error}"))?);
         let _ = std::fs::remove_file(&console_path);
     }
-    let pid = container.pid().ok_or("the container's process is unknown")?.as_raw();
+    let pid = container
+        .pid()
+        .ok_or("the container's process is unknown")?
+        .as_raw();
     // Before start: it cannot have been reaped yet.
     let process = Process::of(pid).ok_or("the container's process ended before it was started")?;
-    container.start().map_err(|error| diagnosis.explain(&error))?;
+    container
+        .start()
+        .map_err(|error| diagnosis.explain(&error))?;
     Ok(Launched { process, streams })
 }
 
 pub fn started(process: Process) -> Started {
-    Started { pid: process.pid, start_time: process.start_time, started_at: jiff::Timestamp::now() }
+    Started {
+        pid: process.pid,
+        start_time: process.start_time,
+        started_at: jiff::Timestamp::now(),
+    }
 }
 
 fn specification(
@@ -99,9 +129,10 @@ fn specification(
     dir: &Path,
     rootfs: &Path,
 ) -> Result<oci_spec::runtime::Spec, String> {
-    let read = |path| inside::read(rootfs, path).map_err(|error| format!("{path} of the image: {error}"));
-    let identity =
-        user::resolve(&spec.user, &read("/etc/passwd")?, &read("/etc/group")?).map_err(|error| error.to_string())?;
+    let read =
+        |path| inside::read(rootfs, path).map_err(|error| format!("{path} of the image: {error}"));
+    let identity = user::resolve(&spec.user, &read("/etc/passwd")?, &read("/etc/group")?)
+        .map_err(|error| error.to_string())?;
     let machine = Machine::observe(spec.security.privileged).map_err(|error| error.to_string())?;
     let devices = spec
         .devices
@@ -125,14 +156,18 @@ fn specification(
         PidMode::Sandbox => None,
         PidMode::Container(id) => {
             let path = dir.with_file_name(id).join(paths::STARTED);
-            let target: Option<Started> = paths::read_json(&path).map_err(|error| error.to_string())?;
+            let target: Option<Started> =
+                paths::read_json(&path).map_err(|error| error.to_string())?;
             let target = target.ok_or_else(|| format!("target container {id} is not running"))?;
             Some(PathBuf::from(format!("/proc/{}/ns/pid", target.pid)))
         }
     };
     if let Some(cwd) = &spec.cwd {
         make_working_directory(spec, rootfs, cwd).map_err(|error| {
-            format!("failed to create working directory {}: {error}", cwd.display())
+            format!(
+                "failed to create working directory {}: {error}",
+                cwd.display()
+            )
         })?;
     }
     oci::build(&Context {
@@ -194,7 +229,13 @@ fn mount_root(dir: &Path, layer: &Path, spec: &ContainerSpec, rootfs: &Path) -> 
 }
 
 fn overlay(target: &Path, data: &str) -> io::Result<()> {
-    mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(data))?;
+    mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(data),
+    )?;
     Ok(())
 }
 
@@ -205,7 +246,10 @@ pub fn unmount_root(dir: &Path) {
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
 fn own_oom_score() -> i32 {
-    std::fs::read_to_string(OOM_SCORE).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    std::fs::read_to_string(OOM_SCORE)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn set_own_oom_score(score: i32) -> bool {

@@ -53,7 +53,11 @@ impl Log {
     }
 
     fn attach(&mut self, path: &Path) -> io::Result<()> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            .open(path)?;
         self.size = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
@@ -137,8 +141,12 @@ impl Log {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let Some(path) = self.spec.path.clone() else { return Ok(()) };
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S.%9f").to_string();
+        let Some(path) = self.spec.path.clone() else {
+            return Ok(());
+        };
+        let stamp = jiff::Timestamp::now()
+            .strftime("%Y%m%d-%H%M%S.%9f")
+            .to_string();
         let mut old = path.as_os_str().to_owned();
         old.push(".");
         old.push(stamp);
@@ -155,7 +163,10 @@ impl Log {
 
 /// Earlier files of the same log, oldest first.
 pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+    let (Some(parent), Some(name)) = (
+        path.parent(),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
         return Ok(Vec::new());
     };
     let prefix = format!("{name}.");
@@ -163,7 +174,8 @@ pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
         let is_one = entry.file_name().to_str().is_some_and(|name| {
-            name.strip_prefix(&prefix).is_some_and(|stamp| stamp.starts_with(|c: char| c.is_ascii_digit()))
+            name.strip_prefix(&prefix)
+                .is_some_and(|stamp| stamp.starts_with(|c: char| c.is_ascii_digit()))
         });
         if is_one {
             files.push(entry.path());
@@ -178,8 +190,15 @@ mod tests {
     use super::*;
 
     fn log(path: &Path, max_size: u64) -> Log {
-        let spec = LogSpec { path: Some(path.to_owned()), max_size, max_files: 2 };
-        Log { now: || "T".into(), ..Log::open(&spec).unwrap() }
+        let spec = LogSpec {
+            path: Some(path.to_owned()),
+            max_size,
+            max_files: 2,
+        };
+        Log {
+            now: || "T".into(),
+            ..Log::open(&spec).unwrap()
+        }
     }
 
     #[test]
@@ -192,7 +211,9 @@ mod tests {
         log.write(Source::Stdout, b"o\nend");
         log.write(Source::Stderr, &vec![b'x'; LONGEST + 1]);
         log.finish();
-        let text = fs::read_to_string(&path).unwrap().replace(&"x".repeat(LONGEST), "X");
+        let text = fs::read_to_string(&path)
+            .unwrap()
+            .replace(&"x".repeat(LONGEST), "X");
         assert_eq!(
             text,
             "T stdout F one\nT stderr F oops\nT stderr F \nT stdout F two\nT stderr P X\nT stdout P end\nT stderr P x\n"
@@ -210,6 +231,9 @@ mod tests {
         let old = rotated(&path).unwrap();
         assert_eq!(old.len(), 1);
         let text = fs::read_to_string(&old[0]).unwrap() + &fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "T stdout F line 6\nT stdout F line 7\nT stdout F line 8\n");
+        assert_eq!(
+            text,
+            "T stdout F line 6\nT stdout F line 7\nT stdout F line 8\n"
+        );
     }
 }

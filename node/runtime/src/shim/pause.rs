@@ -15,7 +15,9 @@ use crate::paths::{self, write_atomic};
 use crate::state::Process;
 
 pub fn run(dir: &Path) -> i32 {
-    let Ok(mut report) = take_report(dir) else { return 1 };
+    let Ok(mut report) = take_report(dir) else {
+        return 1;
+    };
     let message = match begin(dir) {
         Ok(process) => Report::Paused(process),
         Err(error) => Report::Failed(format!("pause: {error}")),
@@ -34,7 +36,13 @@ fn begin(dir: &Path) -> std::io::Result<Process> {
     let process = Process::of(pid).ok_or_else(|| std::io::Error::other("it ended at once"))?;
     let target = dir.join("pid");
     File::create(&target)?;
-    mount(Some(format!("/proc/{pid}/ns/pid").as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    mount(
+        Some(format!("/proc/{pid}/ns/pid").as_str()),
+        &target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
     write_atomic(&dir.join(paths::SHIM), &serde_json::to_vec(&process)?)?;
     Ok(process)
 }
@@ -51,11 +59,13 @@ fn wait_for_ever() -> ! {
     let _ = signals.thread_block();
     loop {
         match signals.wait() {
-            Ok(Signal::SIGCHLD) => while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                if status == WaitStatus::StillAlive {
-                    break;
+            Ok(Signal::SIGCHLD) => {
+                while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                    if status == WaitStatus::StillAlive {
+                        break;
+                    }
                 }
-            },
+            }
             Ok(_) => std::process::exit(0),
             Err(_) => {}
         }

@@ -79,7 +79,15 @@ impl Relay {
         let signals = SignalFd::with_flags(&child, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         listener.set_nonblocking(true)?;
         let streams = launched.streams;
-        for fd in [&streams.stdin, &streams.stdout, &streams.stderr, &streams.terminal].into_iter().flatten() {
+        for fd in [
+            &streams.stdin,
+            &streams.stdout,
+            &streams.stderr,
+            &streams.terminal,
+        ]
+        .into_iter()
+        .flatten()
+        {
             fds::set_nonblocking(fd)?;
         }
         Ok(Relay {
@@ -111,7 +119,9 @@ impl Relay {
             self.hierarchy.kill(&self.group);
         }
         let deadline = Instant::now() + DRAIN;
-        while (self.streams.stdout.is_some() || self.streams.stderr.is_some() || self.streams.terminal.is_some())
+        while (self.streams.stdout.is_some()
+            || self.streams.stderr.is_some()
+            || self.streams.terminal.is_some())
             && Instant::now() < deadline
         {
             self.turn(Some(deadline));
@@ -144,36 +154,79 @@ impl Relay {
 
     /// Waits for something to do, until `deadline` if there is one, and does it.
     fn turn(&mut self, deadline: Option<Instant>) {
-        let congested = self.clients.iter().any(|client| client.output.len() > CLIENT_BUFFER);
+        let congested = self
+            .clients
+            .iter()
+            .any(|client| client.output.len() > CLIENT_BUFFER);
         let stdin_full = self.pending_stdin.len() > STDIN_BUFFER;
         let mut watched: Vec<(Watch, BorrowedFd<'_>, PollFlags)> = vec![
             (Watch::Signals, self.signals.as_fd(), PollFlags::POLLIN),
             (Watch::Listener, self.listener.as_fd(), PollFlags::POLLIN),
         ];
-        let read = if congested { PollFlags::empty() } else { PollFlags::POLLIN };
-        let write = |wanted: bool| if wanted { PollFlags::POLLOUT } else { PollFlags::empty() };
+        let read = if congested {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
+        let write = |wanted: bool| {
+            if wanted {
+                PollFlags::POLLOUT
+            } else {
+                PollFlags::empty()
+            }
+        };
         if let Some(fd) = &self.streams.terminal {
-            watched.push((Watch::Terminal, fd.as_fd(), read | write(!self.pending_stdin.is_empty())));
+            watched.push((
+                Watch::Terminal,
+                fd.as_fd(),
+                read | write(!self.pending_stdin.is_empty()),
+            ));
         }
-        for (watch, fd) in [(Watch::Stdout, &self.streams.stdout), (Watch::Stderr, &self.streams.stderr)] {
+        for (watch, fd) in [
+            (Watch::Stdout, &self.streams.stdout),
+            (Watch::Stderr, &self.streams.stderr),
+        ] {
             if let Some(fd) = fd.as_ref().filter(|_| !congested) {
                 watched.push((watch, fd.as_fd(), PollFlags::POLLIN));
             }
         }
-        if let Some(fd) = self.streams.stdin.as_ref().filter(|_| !self.pending_stdin.is_empty()) {
+        if let Some(fd) = self
+            .streams
+            .stdin
+            .as_ref()
+            .filter(|_| !self.pending_stdin.is_empty())
+        {
             watched.push((Watch::Stdin, fd.as_fd(), PollFlags::POLLOUT));
         }
         for (index, client) in self.clients.iter().enumerate() {
-            let read = if stdin_full { PollFlags::empty() } else { PollFlags::POLLIN };
-            watched.push((Watch::Client(index), client.stream.as_fd(), read | write(!client.output.is_empty())));
+            let read = if stdin_full {
+                PollFlags::empty()
+            } else {
+                PollFlags::POLLIN
+            };
+            watched.push((
+                Watch::Client(index),
+                client.stream.as_fd(),
+                read | write(!client.output.is_empty()),
+            ));
         }
         let timeout = match deadline {
-            Some(deadline) => deadline.saturating_duration_since(Instant::now()).as_millis().min(100) as u16,
+            Some(deadline) => deadline
+                .saturating_duration_since(Instant::now())
+                .as_millis()
+                .min(100) as u16,
             None if congested => 1000,
             None => u16::MAX,
         };
-        let timeout = if timeout == u16::MAX { PollTimeout::NONE } else { PollTimeout::from(timeout) };
-        let mut polled: Vec<PollFd<'_>> = watched.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
+        let timeout = if timeout == u16::MAX {
+            PollTimeout::NONE
+        } else {
+            PollTimeout::from(timeout)
+        };
+        let mut polled: Vec<PollFd<'_>> = watched
+            .iter()
+            .map(|(_, fd, flags)| PollFd::new(*fd, *flags))
+            .collect();
         if poll(&mut polled, timeout).is_err() {
             return;
         }
@@ -222,7 +275,9 @@ impl Relay {
         loop {
             let (pid, end) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, (code, None)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, (128 + signal as i32, Some(signal as i32))),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    (pid, (128 + signal as i32, Some(signal as i32)))
+                }
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => continue,
             };
@@ -279,7 +334,12 @@ impl Relay {
 
     /// Gives the container what clients typed.
     fn feed(&mut self) {
-        let Some(fd) = self.streams.terminal.as_ref().or(self.streams.stdin.as_ref()) else {
+        let Some(fd) = self
+            .streams
+            .terminal
+            .as_ref()
+            .or(self.streams.stdin.as_ref())
+        else {
             self.pending_stdin.clear();
             return;
         };
@@ -304,7 +364,14 @@ impl Relay {
         match client.stream.read(&mut buffer) {
             Ok(0) => client.gone = true,
             Ok(length) => client.input.extend_from_slice(&buffer[..length]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return;
+            }
             Err(_) => client.gone = true,
         }
         loop {
@@ -335,7 +402,9 @@ impl Relay {
                 self.stdin_left();
             }
             protocol::RESIZE => {
-                if let (Some(size), Some(terminal)) = (protocol::size(payload), &self.streams.terminal) {
+                if let (Some(size), Some(terminal)) =
+                    (protocol::size(payload), &self.streams.terminal)
+                {
                     let _ = fds::resize(terminal, size);
                 }
             }
@@ -346,7 +415,10 @@ impl Relay {
             }
             protocol::SIGNAL => {
                 let number = payload.try_into().map(i32::from_be_bytes).unwrap_or(0);
-                let process = crate::state::Process { pid: self.started.pid, start_time: self.started.start_time };
+                let process = crate::state::Process {
+                    pid: self.started.pid,
+                    start_time: self.started.start_time,
+                };
                 let (kind, text) = match process.signal(number) {
                     Ok(_) => (protocol::ANSWER, String::new()),
                     Err(error) => (protocol::ERROR, error.to_string()),

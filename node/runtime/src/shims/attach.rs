@@ -17,15 +17,26 @@ use crate::spec::ContainerSpec;
 const BUFFER: usize = 64 * 1024;
 
 impl Shims {
-    pub(super) async fn attach_session(&self, id: &str, stdin: bool) -> Result<Session, RuntimeError> {
+    pub(super) async fn attach_session(
+        &self,
+        id: &str,
+        stdin: bool,
+    ) -> Result<Session, RuntimeError> {
         let dir = self.directory(id)?;
-        let spec: Option<ContainerSpec> =
-            read_json(&dir.join(paths::SPEC)).map_err(RuntimeError::io(format!("reading container {id}")))?;
+        let spec: Option<ContainerSpec> = read_json(&dir.join(paths::SPEC))
+            .map_err(RuntimeError::io(format!("reading container {id}")))?;
         let spec = spec.ok_or_else(|| RuntimeError::NoContainer(id.to_owned()))?;
-        let mut socket = UnixStream::connect(dir.join(paths::SOCKET)).await.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => RuntimeError::NotRunning(id.to_owned()),
-            _ => RuntimeError::Io { what: format!("connecting to the shim of container {id}"), source },
-        })?;
+        let mut socket = UnixStream::connect(dir.join(paths::SOCKET))
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    RuntimeError::NotRunning(id.to_owned())
+                }
+                _ => RuntimeError::Io {
+                    what: format!("connecting to the shim of container {id}"),
+                    source,
+                },
+            })?;
         let stdin = stdin && spec.stdin;
         socket
             .write_all(&protocol::frame(protocol::ATTACH, &[u8::from(stdin)]))
@@ -49,10 +60,16 @@ impl Shims {
         Ok(Session {
             stdin: stdin.then(|| Box::new(typed) as Input),
             stdout: Some(Box::new(stdout)),
-            stderr: if spec.tty { None } else { Some(Box::new(stderr)) },
+            stderr: if spec.tty {
+                None
+            } else {
+                Some(Box::new(stderr))
+            },
             resize: spec.tty.then_some(resize),
             exit: Box::pin(async move {
-                ended.await.unwrap_or_else(|_| Err(RuntimeError::Refused("the attached session ended".into())))
+                ended.await.unwrap_or_else(|_| {
+                    Err(RuntimeError::Refused("the attached session ended".into()))
+                })
             }),
         })
     }

@@ -49,24 +49,42 @@ impl Helper {
 }
 
 impl Shims {
-    pub(super) async fn exec_session(&self, id: &str, spec: ExecSpec) -> Result<Session, RuntimeError> {
+    pub(super) async fn exec_session(
+        &self,
+        id: &str,
+        spec: ExecSpec,
+    ) -> Result<Session, RuntimeError> {
         let dir = self.directory(id)?;
         match self.read_state(id)? {
             ContainerState::Running(_) => {}
             _ => return Err(RuntimeError::NotRunning(id.to_owned())),
         }
-        let failed = |message: String| RuntimeError::Exec { id: id.to_owned(), message };
-        let broken = |error: io::Error| RuntimeError::Exec { id: id.to_owned(), message: error.to_string() };
+        let failed = |message: String| RuntimeError::Exec {
+            id: id.to_owned(),
+            message,
+        };
+        let broken = |error: io::Error| RuntimeError::Exec {
+            id: id.to_owned(),
+            message: error.to_string(),
+        };
         let oci = Spec::load(dir.join("config.json")).map_err(|error| failed(error.to_string()))?;
-        let process = process(&oci, &spec).ok_or_else(|| failed("the container has no process".into()))?;
+        let process =
+            process(&oci, &spec).ok_or_else(|| failed("the container has no process".into()))?;
         let number = self.exec_number.fetch_add(1, Ordering::Relaxed);
         let file = dir.join(format!("x{}-{number}", std::process::id()));
-        std::fs::write(&file, serde_json::to_vec(&process).map_err(|error| failed(error.to_string()))?)
-            .map_err(broken)?;
+        std::fs::write(
+            &file,
+            serde_json::to_vec(&process).map_err(|error| failed(error.to_string()))?,
+        )
+        .map_err(broken)?;
 
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(|errno| broken(errno.into()))?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(|errno| broken(errno.into()))?;
         let child = Command::new(&self.config.program)
             .args([OsStr::new("exec-helper"), dir.as_os_str(), file.as_os_str()])
             .arg(if spec.tty { "tty" } else { "streams" })
@@ -80,19 +98,28 @@ impl Shims {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| broken(errno.into()));
         let mut letters = Vec::new();
         let mut given: Vec<OwnedFd> = Vec::new();
-        let mut session =
-            Session { stdin: None, stdout: None, stderr: None, resize: None, exit: Box::pin(std::future::pending()) };
+        let mut session = Session {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            resize: None,
+            exit: Box::pin(std::future::pending()),
+        };
         if !spec.tty {
             if spec.stdin {
                 let (read, write) = pipe()?;
-                session.stdin = Some(Box::new(pipe::Sender::from_owned_fd(nonblocking(write).map_err(broken)?).map_err(broken)?));
+                session.stdin = Some(Box::new(
+                    pipe::Sender::from_owned_fd(nonblocking(write).map_err(broken)?)
+                        .map_err(broken)?,
+                ));
                 letters.push(b'i');
                 given.push(read);
             }
             for (wanted, letter) in [(spec.stdout, b'o'), (spec.stderr, b'e')] {
                 if wanted {
                     let (read, write) = pipe()?;
-                    let read = pipe::Receiver::from_owned_fd(nonblocking(read).map_err(broken)?).map_err(broken)?;
+                    let read = pipe::Receiver::from_owned_fd(nonblocking(read).map_err(broken)?)
+                        .map_err(broken)?;
                     if letter == b'o' {
                         session.stdout = Some(Box::new(read));
                     } else {
@@ -110,16 +137,25 @@ impl Shims {
         fds::send(&ours, &letters, &raw).map_err(broken)?;
         drop(given);
         fds::set_nonblocking(&ours).map_err(broken)?;
-        let mut helper = Helper { control: fds::watch(ours).map_err(broken)?, child };
+        let mut helper = Helper {
+            control: fds::watch(ours).map_err(broken)?,
+            child,
+        };
 
-        let first = tokio::time::timeout(START, helper.hear()).await.map_err(|_| RuntimeError::Timeout(START))?;
+        let first = tokio::time::timeout(START, helper.hear())
+            .await
+            .map_err(|_| RuntimeError::Timeout(START))?;
         match first.map_err(broken)? {
             (Message::Started, terminal) => {
                 if let Some(terminal) = terminal {
                     let copy = || terminal.as_fd().try_clone_to_owned();
-                    session.stdout = Some(Box::new(Terminal::new(copy().map_err(broken)?).map_err(broken)?));
+                    session.stdout = Some(Box::new(
+                        Terminal::new(copy().map_err(broken)?).map_err(broken)?,
+                    ));
                     if spec.stdin {
-                        session.stdin = Some(Box::new(Terminal::new(copy().map_err(broken)?).map_err(broken)?));
+                        session.stdin = Some(Box::new(
+                            Terminal::new(copy().map_err(broken)?).map_err(broken)?,
+                        ));
                     }
                     let (resize, sizes) = mpsc::channel(4);
                     tasks::resize(terminal, sizes);
@@ -143,8 +179,14 @@ impl Shims {
             match end {
                 Ok((Message::Exited(code), _)) => Ok(code),
                 Ok((Message::Failed(message), _)) => Err(RuntimeError::Exec { id, message }),
-                Ok((Message::Started, _)) => Err(RuntimeError::Exec { id, message: "unexpected message".into() }),
-                Err(error) => Err(RuntimeError::Exec { id, message: error.to_string() }),
+                Ok((Message::Started, _)) => Err(RuntimeError::Exec {
+                    id,
+                    message: "unexpected message".into(),
+                }),
+                Err(error) => Err(RuntimeError::Exec {
+                    id,
+                    message: error.to_string(),
+                }),
             }
         });
         Ok(session)
@@ -169,7 +211,12 @@ fn process(oci: &Spec, spec: &ExecSpec) -> Option<OciProcess> {
     process.set_terminal(Some(spec.tty));
     // Applied by the process itself before it becomes the command: later would be a race.
     let size = spec.size.filter(|_| spec.tty);
-    let size = size.map(|size| BoxBuilder::default().height(size.height).width(size.width).build());
+    let size = size.map(|size| {
+        BoxBuilder::default()
+            .height(size.height)
+            .width(size.width)
+            .build()
+    });
     process.set_console_size(size.and_then(Result::ok));
     // Inherited from the container would need the container's privilege to set.
     process.set_oom_score_adj(None);

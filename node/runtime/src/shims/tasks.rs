@@ -19,10 +19,14 @@ pub async fn on_own_thread<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (send, receive) = oneshot::channel();
-    std::thread::Builder::new().name("runtime-edge".into()).spawn(move || {
-        let _ = send.send(work());
-    })?;
-    receive.await.map_err(|_| io::Error::other("the thread panicked"))?
+    std::thread::Builder::new()
+        .name("runtime-edge".into())
+        .spawn(move || {
+            let _ = send.send(work());
+        })?;
+    receive
+        .await
+        .map_err(|_| io::Error::other("the thread panicked"))?
 }
 
 /// Resolves when the process has ended.
@@ -38,7 +42,9 @@ pub async fn end_of(process: Process) {
 pub fn hint_at_end(
     shim: Process,
     check: impl FnOnce() + Send + 'static,
-    hint: ContainerExit, to: broadcast::Sender<ContainerExit>) {
+    hint: ContainerExit,
+    to: broadcast::Sender<ContainerExit>,
+) {
     tokio::spawn(async move {
         end_of(shim).await;
         check();
@@ -59,7 +65,13 @@ pub struct Carried {
 /// Ends when the shim closes the socket, or when the caller has dropped everything.
 pub fn carry(socket: UnixStream, carried: Carried) {
     let (from, to) = socket.into_split();
-    let Carried { stdin, resize, stdout, stderr, mut exit } = carried;
+    let Carried {
+        stdin,
+        resize,
+        stdout,
+        stderr,
+        mut exit,
+    } = carried;
     tokio::spawn(async move {
         let end = tokio::select! {
             end = outwards(from, stdout, stderr) => end,
@@ -73,12 +85,19 @@ pub fn carry(socket: UnixStream, carried: Carried) {
     });
 }
 
-async fn outwards(mut from: OwnedReadHalf, mut stdout: DuplexStream, mut stderr: DuplexStream) -> Result<i32, RuntimeError> {
+async fn outwards(
+    mut from: OwnedReadHalf,
+    mut stdout: DuplexStream,
+    mut stderr: DuplexStream,
+) -> Result<i32, RuntimeError> {
     let mut buffer = Vec::new();
-    let read = |source| RuntimeError::Io { what: "reading from the shim".into(), source };
+    let read = |source| RuntimeError::Io {
+        what: "reading from the shim".into(),
+        source,
+    };
     loop {
-        while let Some((kind, payload)) =
-            protocol::take(&mut buffer).map_err(|error| RuntimeError::Refused(format!("shim: {error:?}")))?
+        while let Some((kind, payload)) = protocol::take(&mut buffer)
+            .map_err(|error| RuntimeError::Refused(format!("shim: {error:?}")))?
         {
             // A caller that reads only one of the streams does not hold up the other.
             match kind {
@@ -93,7 +112,9 @@ async fn outwards(mut from: OwnedReadHalf, mut stdout: DuplexStream, mut stderr:
             }
         }
         if from.read_buf(&mut buffer).await.map_err(read)? == 0 {
-            return Err(RuntimeError::Refused("the shim closed the connection".into()));
+            return Err(RuntimeError::Refused(
+                "the shim closed the connection".into(),
+            ));
         }
     }
 }

@@ -32,8 +32,14 @@ impl Outgoing for Out {
     }
 
     fn close(&self) -> Sent {
-        let writers: Vec<StreamWriter> =
-            [self.stdout.clone(), self.stderr.clone(), Some(self.error.clone())].into_iter().flatten().collect();
+        let writers: Vec<StreamWriter> = [
+            self.stdout.clone(),
+            self.stderr.clone(),
+            Some(self.error.clone()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let close = self.closer.close();
         Box::pin(async move {
             for writer in writers {
@@ -66,15 +72,23 @@ pub(crate) async fn open(
     let collect = async {
         while !expected.iter().all(|name| open.contains_key(*name)) {
             let stream = streams.recv().await.ok_or(StreamError::Gone)?;
-            let name = stream.headers.get("streamtype").cloned().unwrap_or_default();
+            let name = stream
+                .headers
+                .get("streamtype")
+                .cloned()
+                .unwrap_or_default();
             if !expected.contains(&name.as_str()) {
-                return Err(StreamError::Protocol(format!("unexpected stream type: {name:?}")));
+                return Err(StreamError::Protocol(format!(
+                    "unexpected stream type: {name:?}"
+                )));
             }
             open.insert(name, stream);
         }
         Ok(())
     };
-    tokio::time::timeout(OPEN, collect).await.map_err(|_| StreamError::NoStreams(OPEN))??;
+    tokio::time::timeout(OPEN, collect)
+        .await
+        .map_err(|_| StreamError::NoStreams(OPEN))??;
     let error = open.remove("error").ok_or(StreamError::Gone)?;
     let stdin = open.remove("stdin").map(|stream| stream.incoming);
     let resize = open.remove("resize").map(|stream| {
@@ -83,9 +97,20 @@ pub(crate) async fn open(
         resize
     });
     let mut writer = |name| open.remove(name).map(|stream| stream.writer);
-    let out =
-        Arc::new(Out { error: error.writer, stdout: writer("stdout"), stderr: writer("stderr"), closer });
-    Ok(RemoteCommand { stdin, resize, out, gone, as_status: status, hearing: None })
+    let out = Arc::new(Out {
+        error: error.writer,
+        stdout: writer("stdout"),
+        stderr: writer("stderr"),
+        closer,
+    });
+    Ok(RemoteCommand {
+        stdin,
+        resize,
+        out,
+        gone,
+        as_status: status,
+        hearing: None,
+    })
 }
 
 /// JSON objects, one after another.

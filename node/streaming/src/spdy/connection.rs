@@ -43,17 +43,30 @@ impl StreamWriter {
     pub async fn send(&self, mut bytes: Bytes) -> Result<(), StreamError> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
-            self.frame(Frame::Data { id: self.id, fin: false, bytes: piece }).await?;
+            self.frame(Frame::Data {
+                id: self.id,
+                fin: false,
+                bytes: piece,
+            })
+            .await?;
         }
         Ok(())
     }
 
     pub async fn finish(&self) -> Result<(), StreamError> {
-        self.frame(Frame::Data { id: self.id, fin: true, bytes: Bytes::new() }).await
+        self.frame(Frame::Data {
+            id: self.id,
+            fin: true,
+            bytes: Bytes::new(),
+        })
+        .await
     }
 
     async fn frame(&self, frame: Frame) -> Result<(), StreamError> {
-        self.out.send(Order::Frame(frame)).await.map_err(|_| StreamError::Gone)
+        self.out
+            .send(Order::Frame(frame))
+            .await
+            .map_err(|_| StreamError::Gone)
     }
 }
 
@@ -83,7 +96,9 @@ impl Closer {
         let out = self.out.clone();
         async move {
             let (done, wait) = oneshot::channel();
-            out.send(Order::Close(done)).await.map_err(|_| StreamError::Gone)?;
+            out.send(Order::Close(done))
+                .await
+                .map_err(|_| StreamError::Gone)?;
             wait.await.map_err(|_| StreamError::Gone)
         }
     }
@@ -97,7 +112,14 @@ impl Connection {
         let (went, gone) = watch::channel(false);
         let reader = tasks::until_gone(hear(read, opened, out.clone()), went);
         let writer = tasks::half(say(write, orders));
-        Connection { streams, gone, closer: Closer { out, halves: [reader, writer] } }
+        Connection {
+            streams,
+            gone,
+            closer: Closer {
+                out,
+                halves: [reader, writer],
+            },
+        }
     }
 
     /// The connection without its streams: it lives as long as this does.
@@ -106,13 +128,20 @@ impl Connection {
     }
 }
 
-async fn say<S: AsyncRead + AsyncWrite + Send>(mut io: WriteHalf<S>, mut orders: mpsc::Receiver<Order>) {
+async fn say<S: AsyncRead + AsyncWrite + Send>(
+    mut io: WriteHalf<S>,
+    mut orders: mpsc::Receiver<Order>,
+) {
     let mut encoder = Encoder::default();
     while let Some(order) = orders.recv().await {
         match order {
             Order::Frame(frame) => {
-                let Ok(bytes) = encoder.encode(&frame) else { return };
-                if io.write_all(&bytes).await.is_err() || (orders.is_empty() && io.flush().await.is_err()) {
+                let Ok(bytes) = encoder.encode(&frame) else {
+                    return;
+                };
+                if io.write_all(&bytes).await.is_err()
+                    || (orders.is_empty() && io.flush().await.is_err())
+                {
                     return;
                 }
             }
@@ -151,7 +180,10 @@ async fn hear<S: AsyncRead + AsyncWrite + Send>(
                     // Streams whose handler has gone are still open for the client, not for us.
                     streams.retain(|_, to| !to.is_closed());
                     if streams.len() >= MOST_STREAMS {
-                        let reset = Frame::Reset { id, status: REFUSED_STREAM };
+                        let reset = Frame::Reset {
+                            id,
+                            status: REFUSED_STREAM,
+                        };
                         if out.send(Order::Frame(reset)).await.is_err() {
                             return;
                         }
@@ -164,8 +196,18 @@ async fn hear<S: AsyncRead + AsyncWrite + Send>(
                     if out.send(Order::Frame(Frame::Reply { id })).await.is_err() {
                         return;
                     }
-                    let writer = StreamWriter { id, out: out.clone() };
-                    let _ = opened.send(Stream { id, headers, incoming, writer }).await;
+                    let writer = StreamWriter {
+                        id,
+                        out: out.clone(),
+                    };
+                    let _ = opened
+                        .send(Stream {
+                            id,
+                            headers,
+                            incoming,
+                            writer,
+                        })
+                        .await;
                 }
                 Frame::Data { id, fin, bytes } => {
                     if let Some(to) = streams.get(&id)

@@ -10,12 +10,25 @@ const FIN: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    Open { id: u32, fin: bool, headers: Headers },
-    Reply { id: u32 },
-    Reset { id: u32, status: u32 },
+    Open {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    Reply {
+        id: u32,
+    },
+    Reset {
+        id: u32,
+        status: u32,
+    },
     Ping(u32),
     GoAway,
-    Data { id: u32, fin: bool, bytes: Bytes },
+    Data {
+        id: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
     /// Settings, windows, late headers: nothing that we act on.
     Other(u16),
 }
@@ -42,7 +55,9 @@ pub struct Decoder {
 impl Decoder {
     /// Takes the first complete frame off the front.
     pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-        let Some(head) = buffer.first_chunk::<8>().copied() else { return Ok(None) };
+        let Some(head) = buffer.first_chunk::<8>().copied() else {
+            return Ok(None);
+        };
         let length = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
         if length > LARGEST {
             return Err(FrameError::TooLarge(length));
@@ -55,7 +70,11 @@ impl Decoder {
         let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
         let fin = head[4] & FIN != 0;
         if first & 0x8000_0000 == 0 {
-            return Ok(Some(Frame::Data { id: first, fin, bytes: body }));
+            return Ok(Some(Frame::Data {
+                id: first,
+                fin,
+                bytes: body,
+            }));
         }
         if (first >> 16) & 0x7fff != 3 {
             return Err(FrameError::Version);
@@ -75,7 +94,11 @@ impl Decoder {
             1 => {
                 let id = number();
                 body.advance(6);
-                Frame::Open { id, fin, headers: self.inflate.decode(&body)? }
+                Frame::Open {
+                    id,
+                    fin,
+                    headers: self.inflate.decode(&body)?,
+                }
             }
             2 => {
                 let id = number();
@@ -83,7 +106,10 @@ impl Decoder {
                 self.inflate.decode(&body)?;
                 Frame::Reply { id }
             }
-            3 => Frame::Reset { id: number(), status: number() },
+            3 => Frame::Reset {
+                id: number(),
+                status: number(),
+            },
             6 => Frame::Ping(body.get_u32()),
             7 => Frame::GoAway,
             8 if body.len() >= 4 => {
@@ -122,7 +148,9 @@ impl Encoder {
                 body.extend(self.deflate.encode(&Headers::new())?);
                 control(2, 0, &body)
             }
-            Frame::Reset { id, status } => control(3, 0, &[id.to_be_bytes(), status.to_be_bytes()].concat()),
+            Frame::Reset { id, status } => {
+                control(3, 0, &[id.to_be_bytes(), status.to_be_bytes()].concat())
+            }
             Frame::Ping(id) => control(6, 0, &id.to_be_bytes()),
             Frame::GoAway => control(7, 0, &[0; 8]),
             Frame::Other(kind) => control(*kind, 0, &[]),
@@ -147,9 +175,17 @@ mod tests {
     fn frames_come_back() {
         let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
         let frames = [
-            Frame::Open { id: 1, fin: false, headers: [("streamtype".to_owned(), "data".to_owned())].into() },
+            Frame::Open {
+                id: 1,
+                fin: false,
+                headers: [("streamtype".to_owned(), "data".to_owned())].into(),
+            },
             Frame::Reply { id: 1 },
-            Frame::Data { id: 1, fin: true, bytes: Bytes::from_static(b"hello") },
+            Frame::Data {
+                id: 1,
+                fin: true,
+                bytes: Bytes::from_static(b"hello"),
+            },
             Frame::Reset { id: 3, status: 5 },
             Frame::Ping(7),
             Frame::GoAway,
@@ -166,7 +202,13 @@ mod tests {
         wire.unsplit(last);
         got.extend(decoder.take(&mut wire).unwrap());
         assert_eq!(got, frames);
-        assert_eq!(decoder.take(&mut BytesMut::from(&b"\x80\x02\0\x01\0\0\0\0"[..])), Err(FrameError::Version));
-        assert_eq!(decoder.take(&mut BytesMut::from(&b"\0\0\0\x01\0\xff\0\0"[..])), Err(FrameError::TooLarge(0xff_0000)));
+        assert_eq!(
+            decoder.take(&mut BytesMut::from(&b"\x80\x02\0\x01\0\0\0\0"[..])),
+            Err(FrameError::Version)
+        );
+        assert_eq!(
+            decoder.take(&mut BytesMut::from(&b"\0\0\0\x01\0\xff\0\0"[..])),
+            Err(FrameError::TooLarge(0xff_0000))
+        );
     }
 }

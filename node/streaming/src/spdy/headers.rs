@@ -32,10 +32,15 @@ impl Inflate {
                 out.reserve(out.capacity());
             }
             let (before_in, before_out) = (self.0.total_in(), out.len());
-            match self.0.decompress_vec(block, &mut out, FlushDecompress::Sync) {
+            match self
+                .0
+                .decompress_vec(block, &mut out, FlushDecompress::Sync)
+            {
                 Ok(_) => {}
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.0.set_dictionary(DICTIONARY).map_err(|_| FrameError::Headers)?;
+                    self.0
+                        .set_dictionary(DICTIONARY)
+                        .map_err(|_| FrameError::Headers)?;
                 }
                 Err(_) => return Err(FrameError::Headers),
             }
@@ -114,7 +119,9 @@ impl Deflate {
         let mut rest = plain.as_slice();
         loop {
             let before = self.0.total_in();
-            self.0.compress_vec(rest, &mut out, FlushCompress::Sync).map_err(|_| FrameError::Headers)?;
+            self.0
+                .compress_vec(rest, &mut out, FlushCompress::Sync)
+                .map_err(|_| FrameError::Headers)?;
             rest = &rest[(self.0.total_in() - before) as usize..];
             // Room left over means that the flush is complete.
             if rest.is_empty() && out.len() < out.capacity() {
@@ -133,8 +140,11 @@ mod tests {
     fn blocks_come_back_in_order() {
         let (mut deflate, mut inflate) = (Deflate::default(), Inflate::default());
         for size in [0usize, 5, 20_000, 3] {
-            let headers: Headers =
-                [("streamtype".to_owned(), "error".to_owned()), ("x".to_owned(), "y".repeat(size))].into();
+            let headers: Headers = [
+                ("streamtype".to_owned(), "error".to_owned()),
+                ("x".to_owned(), "y".repeat(size)),
+            ]
+            .into();
             let block = deflate.encode(&headers).unwrap();
             assert_eq!(inflate.decode(&block).unwrap(), headers);
         }
@@ -145,6 +155,9 @@ mod tests {
     fn a_bomb_is_refused() {
         let (mut deflate, mut inflate) = (Deflate::default(), Inflate::default());
         let headers: Headers = [("x".to_owned(), "y".repeat(1_000_000))].into();
-        assert_eq!(inflate.decode(&deflate.encode(&headers).unwrap()), Err(FrameError::HeadersTooLarge));
+        assert_eq!(
+            inflate.decode(&deflate.encode(&headers).unwrap()),
+            Err(FrameError::HeadersTooLarge)
+        );
     }
 }
