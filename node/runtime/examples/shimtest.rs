@@ -537,7 +537,7 @@ async fn shared(world: &World) {
         ..SandboxSpec::default()
     };
     let sandbox = world.shims.create_sandbox(spec).await.expect("sandbox");
-    check("pause", sandbox.pause.is_some(), &sandbox.pause);
+    check("pause", sandbox.pause.is_some(), sandbox.pause);
     let mut spec = world.container("a", "sleep 1000 & exec sleep 2000");
     spec.pod_uid = "pod2".into();
     world.shims.start(spec.clone()).await.expect("start");
