@@ -1,7 +1,10 @@
 //! Generates the Rust side of `proto/` without `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/caravel/cluster/v1/join.proto"];
+    let files = [
+        "proto/caravel/cluster/v1/join.proto",
+        "proto/caravel/peer/v1/peer.proto",
+    ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -39,6 +39,24 @@ pub struct Authority {
     tokens: Tokens,
 }
 
+/// Common name (with the server's number) and organisation of a peer certificate. They give no right at the API.
+pub const PEER_PREFIX: &str = "caravel:server:";
+pub const PEER_GROUP: &str = "caravel:servers";
+
+/// The DNS name under which a server's peer certificate is checked. No resolver knows it.
+pub fn peer_name(server: u64) -> String {
+    format!("server-{server}.peer.caravel.internal")
+}
+
+fn peer(server: u64) -> Profile {
+    Profile::Peer {
+        name: format!("{PEER_PREFIX}{server}"),
+        group: Some(PEER_GROUP.into()),
+        dns: vec![peer_name(server)],
+        ips: Vec::new(),
+    }
+}
+
 impl Authority {
     pub fn create(issuer: &str) -> Result<Self, AuthorityError> {
         let now = SystemTime::now();
@@ -139,6 +157,19 @@ impl Authority {
         };
         self.front_proxy
             .issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+    }
+
+    /// Signs a server's key for the port on which servers agree: it calls its like and is called by them.
+    pub fn sign_peer(&self, server: u64, csr_pem: &str) -> Result<String, CertificateError> {
+        let now = SystemTime::now();
+        self.cluster
+            .sign_request(csr_pem, &peer(server), now, LEAF_VALIDITY)
+    }
+
+    /// A server's certificate for the port on which servers agree.
+    pub fn issue_peer(&self, server: u64) -> Result<Issued, CertificateError> {
+        self.cluster
+            .issue(&peer(server), SystemTime::now(), LEAF_VALIDITY)
     }
 
     /// Signs a node's key as the client `system:node:<name>`.

@@ -28,8 +28,10 @@ pub struct StoreConfig {
     /// lie in `dir`: whoever copies the data must not get the keys with it.
     pub keys_dir: PathBuf,
     pub backend: BackendKind,
-    /// This replica's number in the cluster. Never reused for another disk.
+    /// The number that a new disk gets. A disk that has one keeps it; a number is never given to another disk.
     pub node_id: u64,
+    /// The cluster that a new disk belongs to; a new one of its own where none is named.
+    pub cluster: Option<u128>,
     /// Where other replicas reach this one; kept in the membership.
     pub address: String,
     /// Begin a new cluster of this one voter when the directory is empty. Without it an empty replica waits to be added.
@@ -61,6 +63,7 @@ impl StoreConfig {
             keys_dir: keys_dir.into(),
             backend: BackendKind::Sled,
             node_id: 1,
+            cluster: None,
             address: String::new(),
             bootstrap: true,
             timing,

@@ -205,7 +205,7 @@ fn open_backend(
             return Err(wrong("it does not say which server it belongs to".into()));
         }
         None => {
-            let new = new_identity(config.node_id);
+            let new = new_identity(config);
             let sealed = sealer.seal("meta", names::IDENTITY.as_bytes(), &record::identity(&new));
             backend
                 .put_meta(names::IDENTITY, &sealed)
@@ -214,12 +214,11 @@ fn open_backend(
             new
         }
     };
-    if identity.node != config.node_id {
+    if config.cluster.is_some_and(|named| named != identity.cluster) {
         return Err(OpenError::Config(format!(
-            "{} belongs to server {}, not to server {}. Give this server its own data directory",
+            "{} belongs to another cluster ({:032x}). Give this server its own data directory",
             config.dir.display(),
-            identity.node,
-            config.node_id
+            identity.cluster
         )));
     }
     let guard = match witness {
@@ -307,12 +306,12 @@ fn unsealed(file: &Path, config: &StoreConfig, name: &str, error: SealError) -> 
     }
 }
 
-fn new_identity(node: u64) -> Identity {
+fn new_identity(config: &StoreConfig) -> Identity {
     let mut random = rand::rng();
-    let cluster = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+    let new = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
     Identity {
-        cluster,
-        node,
+        cluster: config.cluster.unwrap_or(new),
+        node: config.node_id,
         incarnation: random.next_u64(),
     }
 }

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::Stream;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{ClientWriteError, RPCError, RaftError, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, ReadPolicy};
 use parking_lot::Mutex;
@@ -43,6 +44,14 @@ impl Peer {
             .append_entries(request)
             .await
             .map_err(RaftError::unwrap_fatal)
+    }
+
+    /// Many appends in order; an answer to each, in that order. Ends with the appends, or at the first refusal.
+    pub fn appends(
+        &self,
+        requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
+    ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal>> + Send + 'static {
+        self.raft.stream_append(requests)
     }
 
     pub async fn vote(

@@ -4,15 +4,15 @@
 //! byte. The tests pin each layout, because a record written today is read by a later version, or refused.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use caravel_api::{Encoded, Key, Revision};
 use openraft::EntryPayload;
-use openraft::impls::leader_id_adv::LeaderId;
 
 use crate::entry::Entry;
-use crate::raft::{Batch, LogEntry, LogId, Membership, Proposal, Vote};
-use crate::txn::{Change, Epoch, Expect, Txn};
+use crate::raft::{Batch, LogEntry, LogId, Membership, Vote};
+
+mod bytes;
+
+pub use bytes::{In, Out};
 
 const VERSION: u8 = 1;
 
@@ -95,24 +95,15 @@ pub(crate) fn read_batch(record: &[u8]) -> Result<Batch, RecordError> {
 
 pub(crate) fn vote(vote: &Vote) -> Vec<u8> {
     let mut out = Out::new();
-    out.u64(vote.leader_id.term);
-    out.u64(vote.leader_id.node_id);
-    out.u8(vote.committed.into());
+    out.vote(vote);
     out.0
 }
 
 pub(crate) fn read_vote(record: &[u8]) -> Result<Vote, RecordError> {
     let mut input = In::versioned(record)?;
-    let leader_id = LeaderId {
-        term: input.u64()?,
-        node_id: input.u64()?,
-    };
-    let committed = input.u8()? != 0;
+    let vote = input.vote()?;
     input.end()?;
-    Ok(Vote {
-        leader_id,
-        committed,
-    })
+    Ok(vote)
 }
 
 pub(crate) fn log_id(id: &LogId) -> Vec<u8> {
@@ -146,13 +137,7 @@ pub(crate) fn applied(applied: &Applied) -> Vec<u8> {
     let mut out = Out::new();
     out.u64(applied.revision.0);
     out.u64(applied.count);
-    match &applied.log_id {
-        None => out.u8(0),
-        Some(id) => {
-            out.u8(1);
-            out.log_id(id);
-        }
-    }
+    out.some_log_id(&applied.log_id);
     out.bytes(
         &serde_json::to_vec(&applied.membership).expect("a membership is maps of numbers and text"),
     );
@@ -163,10 +148,7 @@ pub(crate) fn read_applied(record: &[u8]) -> Result<Applied, RecordError> {
     let mut input = In::versioned(record)?;
     let revision = Revision(input.u64()?);
     let count = input.u64()?;
-    let log_id = match input.u8()? {
-        0 => None,
-        _ => Some(input.log_id()?),
-    };
+    let log_id = input.some_log_id()?;
     let membership = serde_json::from_slice(input.bytes()?)?;
     input.end()?;
     Ok(Applied {
@@ -210,184 +192,6 @@ pub(crate) fn read_number(record: &[u8]) -> Result<u64, RecordError> {
     Ok(value)
 }
 
-struct Out(Vec<u8>);
-
-impl Out {
-    fn new() -> Self {
-        Out(vec![VERSION])
-    }
-
-    fn u8(&mut self, value: u8) {
-        self.0.push(value);
-    }
-
-    fn u32(&mut self, value: usize) {
-        let value = u32::try_from(value)
-            .expect("lengths are bounded far below 4 GiB by MAX_OBJECT and MAX_CHANGES");
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_be_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.u32(bytes.len());
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn log_id(&mut self, id: &LogId) {
-        self.u64(id.leader_id.term);
-        self.u64(id.leader_id.node_id);
-        self.u64(id.index);
-    }
-
-    fn proposals(&mut self, batch: &Batch) {
-        self.u32(batch.0.len());
-        for proposal in batch.0.iter() {
-            match proposal.epoch {
-                None => self.u8(0),
-                Some(Epoch { term, node }) => {
-                    self.u8(1);
-                    self.u64(term);
-                    self.u64(node);
-                }
-            }
-            self.u32(proposal.txn.changes.len());
-            for change in &proposal.txn.changes {
-                self.change(change);
-            }
-        }
-    }
-
-    fn change(&mut self, change: &Change) {
-        self.u8(match change {
-            Change::Put { .. } => 0,
-            Change::Delete { .. } => 1,
-            Change::Check { .. } => 2,
-        });
-        self.bytes(change.key().as_bytes());
-        match change.expect() {
-            Expect::Any => self.u8(0),
-            Expect::Absent => self.u8(1),
-            Expect::At(revision) => {
-                self.u8(2);
-                self.u64(revision.0);
-            }
-        }
-        if let Change::Put { object, .. } = change {
-            self.bytes(&object.json);
-        }
-    }
-}
-
-struct In<'a>(&'a [u8]);
-
-impl<'a> In<'a> {
-    fn versioned(record: &'a [u8]) -> Result<Self, RecordError> {
-        match record.split_first() {
-            Some((&VERSION, rest)) => Ok(In(rest)),
-            Some((&other, _)) => Err(RecordError::Version(other)),
-            None => Err(RecordError::Malformed),
-        }
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(RecordError::Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(RecordError::Malformed)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, RecordError> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    fn u32(&mut self) -> Result<usize, RecordError> {
-        Ok(u32::from_be_bytes(self.array()?) as usize)
-    }
-
-    fn u64(&mut self) -> Result<u64, RecordError> {
-        Ok(u64::from_be_bytes(self.array()?))
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], RecordError> {
-        let length = self.u32()?;
-        self.take(length)
-    }
-
-    fn end(&self) -> Result<(), RecordError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(RecordError::Malformed)
-        }
-    }
-
-    fn log_id(&mut self) -> Result<LogId, RecordError> {
-        let leader_id = LeaderId {
-            term: self.u64()?,
-            node_id: self.u64()?,
-        };
-        Ok(LogId {
-            leader_id,
-            index: self.u64()?,
-        })
-    }
-
-    fn proposals(&mut self) -> Result<Batch, RecordError> {
-        let mut proposals = Vec::new();
-        for _ in 0..self.u32()? {
-            let epoch = match self.u8()? {
-                0 => None,
-                _ => Some(Epoch {
-                    term: self.u64()?,
-                    node: self.u64()?,
-                }),
-            };
-            let mut changes = Vec::new();
-            for _ in 0..self.u32()? {
-                changes.push(self.change()?);
-            }
-            proposals.push(Proposal {
-                epoch,
-                txn: Txn { changes },
-            });
-        }
-        Ok(Batch(Arc::new(proposals)))
-    }
-
-    fn change(&mut self) -> Result<Change, RecordError> {
-        let tag = self.u8()?;
-        let key = std::str::from_utf8(self.bytes()?).map_err(|_| RecordError::Malformed)?;
-        let key = Key::from(key);
-        let expect = match self.u8()? {
-            0 => Expect::Any,
-            1 => Expect::Absent,
-            2 => Expect::At(Revision(self.u64()?)),
-            _ => return Err(RecordError::Malformed),
-        };
-        Ok(match tag {
-            0 => Change::Put {
-                key,
-                expect,
-                object: Encoded::new(self.bytes()?)?,
-            },
-            1 => Change::Delete { key, expect },
-            2 => Change::Check { key, expect },
-            _ => return Err(RecordError::Malformed),
-        })
-    }
-}
-
 /// Names in the `meta` tree.
 pub(crate) mod names {
     pub const IDENTITY: &str = "identity";
@@ -403,6 +207,10 @@ pub(crate) type MetaRecords = BTreeMap<String, Vec<u8>>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::Proposal;
+    use crate::txn::{Change, Epoch, Expect, Txn};
+    use openraft::impls::leader_id_adv::LeaderId;
+    use std::sync::Arc;
 
     fn sample_batch() -> Batch {
         let object = Encoded::new(r#"{"metadata":{"resourceVersion":""}}"#).unwrap();

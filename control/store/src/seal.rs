@@ -97,6 +97,48 @@ impl KeyRing {
     }
 }
 
+/// The keys in `dir` as they are, to be handed to a server that joins.
+///
+/// # Errors
+/// A key that cannot be read, or that others may read too.
+pub fn hand_over(dir: &Path) -> Result<BTreeMap<u32, [u8; KEY]>, KeyError> {
+    let fail = |cause| KeyError::Io(dir.to_owned(), cause);
+    let mut keys = BTreeMap::new();
+    for file in fs::read_dir(dir).map_err(fail)? {
+        let path = file.map_err(fail)?.path();
+        if let Some(id) = key_id(&path) {
+            keys.insert(id, key_bytes(&path)?);
+        }
+    }
+    if keys.is_empty() {
+        return Err(KeyError::Missing(dir.to_owned()));
+    }
+    Ok(keys)
+}
+
+/// Keeps keys that were handed over. A key that is there already stays, and must be the same.
+///
+/// # Errors
+/// A directory that cannot be written, or a different key of the same number.
+pub fn take_over(dir: &Path, keys: &BTreeMap<u32, [u8; KEY]>) -> Result<(), KeyError> {
+    for (id, key) in keys {
+        let path = key_path(dir, *id);
+        if !path.exists() {
+            write_key(dir, *id, key)?;
+        } else if key_bytes(&path)? != *key {
+            return Err(KeyError::Bad(
+                path,
+                "this is another cluster's key. Move it away before joining",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn key_path(dir: &Path, id: u32) -> PathBuf {
+    dir.join(format!("store-{id}.key"))
+}
+
 fn key_id(path: &Path) -> Option<u32> {
     path.file_name()?
         .to_str()?
@@ -107,6 +149,10 @@ fn key_id(path: &Path) -> Option<u32> {
 }
 
 fn read_key(path: &Path) -> Result<XChaCha20Poly1305, KeyError> {
+    Ok(XChaCha20Poly1305::new(&key_bytes(path)?.into()))
+}
+
+fn key_bytes(path: &Path) -> Result<[u8; KEY], KeyError> {
     let fail = |cause| KeyError::Io(path.to_owned(), cause);
     if fs::metadata(path).map_err(fail)?.permissions().mode() & 0o077 != 0 {
         return Err(KeyError::Bad(
@@ -114,23 +160,27 @@ fn read_key(path: &Path) -> Result<XChaCha20Poly1305, KeyError> {
             "others may read this key. Make it readable by its owner only (chmod 600)",
         ));
     }
-    let key: [u8; KEY] = fs::read(path)
+    fs::read(path)
         .map_err(fail)?
         .try_into()
-        .map_err(|_| KeyError::Bad(path.to_owned(), "a key has 32 bytes. Restore this file"))?;
-    Ok(XChaCha20Poly1305::new(&key.into()))
+        .map_err(|_| KeyError::Bad(path.to_owned(), "a key has 32 bytes. Restore this file"))
 }
 
 fn create_key(dir: &Path, id: u32) -> Result<XChaCha20Poly1305, KeyError> {
-    let path = dir.join(format!("store-{id}.key"));
+    let mut key = [0; KEY];
+    rand::rng().fill_bytes(&mut key);
+    write_key(dir, id, &key)?;
+    Ok(XChaCha20Poly1305::new(&key.into()))
+}
+
+fn write_key(dir: &Path, id: u32, key: &[u8; KEY]) -> Result<(), KeyError> {
+    let path = key_path(dir, id);
     let fail = |cause| KeyError::Io(path.clone(), cause);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .map_err(fail)?;
-    let mut key = [0; KEY];
-    rand::rng().fill_bytes(&mut key);
     // Written beside and renamed, so that a crash leaves no half of a key.
     let beside = dir.join(format!("store-{id}.key.new"));
     let mut file = OpenOptions::new()
@@ -140,14 +190,13 @@ fn create_key(dir: &Path, id: u32) -> Result<XChaCha20Poly1305, KeyError> {
         .mode(0o600)
         .open(&beside)
         .map_err(fail)?;
-    file.write_all(&key)
+    file.write_all(key)
         .and_then(|()| file.sync_all())
         .map_err(fail)?;
     fs::rename(&beside, &path).map_err(fail)?;
     fs::File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .map_err(fail)?;
-    Ok(XChaCha20Poly1305::new(&key.into()))
+        .map_err(fail)
 }
 
 /// Seals and opens records.

@@ -10,13 +10,14 @@ use std::time::Duration;
 use caravel_api::{KeyRange, Revision};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{BasicNode, Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
+use crate::members::{Members, founders};
 use crate::open::{Found, OpenError, open};
 use crate::propose::{Waiting, target};
 use crate::raft::log::LogStore;
@@ -141,7 +142,7 @@ impl Store {
         let settings =
             raft_config(&config).map_err(|error| OpenError::Config(error.to_string()))?;
         let raft = Raft::new(
-            config.node_id,
+            identity.node,
             Arc::new(settings),
             Factory(transport.clone()),
             log.clone(),
@@ -183,7 +184,12 @@ impl Store {
     /// Begins a new cluster if asked to; makes a lone voter lead without waiting for an election time-out.
     async fn begin(&self) -> Result<(), OpenError> {
         let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
-        let Inner { config, raft, .. } = &*self.inner;
+        let Inner {
+            config,
+            raft,
+            identity,
+            ..
+        } = &*self.inner;
         let initialized = raft
             .is_initialized()
             .await
@@ -192,10 +198,10 @@ impl Store {
             if !config.bootstrap {
                 return Ok(());
             }
-            let members = BTreeMap::from([(config.node_id, config.address.clone())]);
+            let members = BTreeMap::from([(identity.node, config.address.clone())]);
             self.form(members).await?;
         }
-        let me = config.node_id;
+        let me = identity.node;
         let lone = raft
             .with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me]))
             .await;
@@ -220,13 +226,9 @@ impl Store {
 
     /// Begins a new cluster of these voters (number and address). Only ever on explicit request, on one of them.
     pub async fn form(&self, members: BTreeMap<u64, String>) -> Result<(), OpenError> {
-        let nodes: BTreeMap<u64, BasicNode> = members
-            .into_iter()
-            .map(|(id, addr)| (id, BasicNode { addr }))
-            .collect();
         self.inner
             .raft
-            .initialize(nodes)
+            .initialize(founders(members))
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))
     }
@@ -411,6 +413,13 @@ impl Store {
     /// What a transport hands other replicas' requests to.
     pub fn peer(&self) -> crate::Peer {
         crate::Peer::new(self.inner.raft.clone())
+    }
+
+    /// Who belongs to the quorum, and how to change that.
+    pub fn members(&self) -> Members {
+        Members {
+            raft: self.inner.raft.clone(),
+        }
     }
 
     /// Writes and flushes what is left and lets go of the disk. Safe to call twice.

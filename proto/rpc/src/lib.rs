@@ -6,3 +6,10 @@ pub mod cluster {
         tonic::include_proto!("caravel.cluster.v1");
     }
 }
+
+pub mod peer {
+    pub mod v1 {
+        #![allow(clippy::all, clippy::pedantic)]
+        tonic::include_proto!("caravel.peer.v1");
+    }
+}

@@ -7,12 +7,15 @@ use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, BasicNode};
 
@@ -37,6 +40,10 @@ pub struct Target {
     pub address: String,
 }
 
+/// Answers to a stream of appends, in its order; ends where the appends end.
+pub type Appended =
+    BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
 /// Sends to other replicas. Each call ends within `option.hard_ttl()`, or the transport's own deadline.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
@@ -46,6 +53,20 @@ pub trait Transport: Send + Sync + 'static {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>>;
+    /// Many appends without waiting for the answer to each. False: this transport sends them one by one.
+    fn streams(&self) -> bool {
+        false
+    }
+    /// Called only where `streams`.
+    async fn appends(
+        &self,
+        to: &Target,
+        requests: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        option: RPCOption,
+    ) -> Result<Appended, RPCError<TypeConfig>> {
+        let (_, _) = (requests, option);
+        Err(nobody(to))
+    }
     async fn vote(
         &self,
         to: &Target,
@@ -172,6 +193,30 @@ impl RaftNetworkV2<TypeConfig> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.append(&self.to, rpc, option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        if !self.transport.streams() {
+            return stream_append_sequential(self, input, option);
+        }
+        let appends = self.transport.appends(&self.to, Box::pin(input), option);
+        Box::pin(async move {
+            let answers: BoxStream<'s, _> = appends.await?;
+            Ok(answers)
+        })
     }
 
     async fn vote(

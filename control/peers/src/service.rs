@@ -1,0 +1,283 @@
+//! The receiving side: every call is checked for who speaks, then handed to this replica.
+
+use crate::Caller;
+use crate::call::{malformed, stopped};
+use crate::client::{MESSAGE, REMOVED};
+use crate::incoming::{Incoming, PartError, Transfer};
+use crate::membership::{Membership, MembershipError};
+use crate::roster::Member;
+use caravel_rpc::peer::v1::change_request::Change;
+use caravel_rpc::peer::v1::peer_server::{Peer as PeerRpc, PeerServer};
+use caravel_rpc::peer::v1::{
+    AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, KeysRequest, KeysResponse,
+    ReadIndexRequest, SnapshotPart, SnapshotProgressRequest, SnapshotProgressResponse,
+    snapshot_part::Part,
+};
+use caravel_store::wire::{self, SnapshotHead, Wire};
+use caravel_store::{Batch, ForwardError, Image, Peer, TypeConfig};
+use futures::StreamExt as _;
+use futures::future::ready;
+use futures::stream::BoxStream;
+use openraft::alias::SnapshotOf;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What the peers' port needs of a server.
+pub(crate) struct PeerService {
+    pub membership: Membership,
+    pub peer: Peer,
+    pub keys_dir: PathBuf,
+    pub incoming: Arc<Incoming>,
+}
+
+impl PeerService {
+    pub(crate) fn into_server(self) -> PeerServer<Self> {
+        PeerServer::new(self)
+            .max_decoding_message_size(MESSAGE)
+            .max_encoding_message_size(MESSAGE)
+    }
+
+    fn check<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        Caller::check(request, self.membership.store()).inspect_err(|status| {
+            tracing::debug!(%status, "a call of another server was refused");
+        })
+    }
+
+    /// Reads a message of a caller that may speak.
+    fn read<T: Wire>(&self, request: Request<Frame>) -> Result<T, Status> {
+        self.check(&request)?;
+        wire::decode(&request.into_inner().body).map_err(|error| malformed(&error))
+    }
+
+    async fn receive(
+        &self,
+        mut transfer: Transfer,
+        mut parts: Streaming<SnapshotPart>,
+    ) -> Result<Image, Status> {
+        loop {
+            match parts.message().await {
+                Ok(Some(SnapshotPart {
+                    part: Some(Part::Frame(frame)),
+                })) => transfer.push(&frame).map_err(refused)?,
+                Ok(Some(SnapshotPart {
+                    part: Some(Part::End(sent)),
+                })) => return transfer.finish(sent).map_err(refused),
+                Ok(Some(_)) => return Err(Status::invalid_argument("a part out of place")),
+                Ok(None) => {
+                    self.incoming.keep(transfer);
+                    return Err(Status::aborted("the snapshot broke off"));
+                }
+                Err(status) => {
+                    self.incoming.keep(transfer);
+                    return Err(status);
+                }
+            }
+        }
+    }
+}
+
+fn refused(error: PartError) -> Status {
+    match error {
+        PartError::Gap { .. } => Status::aborted(error.to_string()),
+        PartError::Short { .. } | PartError::Damaged(_) => Status::data_loss(error.to_string()),
+    }
+}
+
+fn frame<T: Wire>(message: &T) -> Response<Frame> {
+    Response::new(Frame {
+        body: wire::encode(message),
+    })
+}
+
+/// As a status; a server that was removed finds it in the metadata.
+pub(crate) fn removed(status: Status) -> Status {
+    let mut status = status;
+    status
+        .metadata_mut()
+        .insert(REMOVED, tonic::metadata::MetadataValue::from_static("1"));
+    status
+}
+
+fn changed(error: &MembershipError) -> Status {
+    match error {
+        MembershipError::NotLeader | MembershipError::Unreached(_) => {
+            Status::unavailable(error.to_string())
+        }
+        MembershipError::Refused(_) | MembershipError::Roster(_) => {
+            Status::failed_precondition(error.to_string())
+        }
+        MembershipError::Unsettled(_) => Status::aborted(error.to_string()),
+    }
+}
+
+#[tonic::async_trait]
+impl PeerRpc for PeerService {
+    async fn append(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: AppendEntriesRequest<TypeConfig> = self.read(request)?;
+        let answer = self.peer.append(request).await;
+        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    type AppendsStream = BoxStream<'static, Result<Frame, Status>>;
+
+    async fn appends(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::AppendsStream>, Status> {
+        let caller = self.check(&request)?;
+        // A broken stream or a message that cannot be read ends the appends; the leader begins anew.
+        let requests = request
+            .into_inner()
+            .map(move |message| {
+                let read = message
+                    .ok()
+                    .and_then(|frame| wire::decode(&frame.body).ok());
+                if read.is_none() {
+                    tracing::debug!(from = caller.from, "a stream of appends broke off");
+                }
+                read
+            })
+            .take_while(|read: &Option<AppendEntriesRequest<TypeConfig>>| ready(read.is_some()))
+            .filter_map(ready);
+        let answers = self.peer.appends(requests).map(|answer| {
+            let answer = answer.map_err(|error| stopped(&error))?;
+            Ok(Frame {
+                body: wire::encode(&answer),
+            })
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        let answer = self.peer.vote(request).await;
+        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: VoteRequest<TypeConfig> = self.read(request)?;
+        let answer = self.peer.pre_vote(request).await;
+        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    async fn snapshot_progress(
+        &self,
+        request: Request<SnapshotProgressRequest>,
+    ) -> Result<Response<SnapshotProgressResponse>, Status> {
+        self.check(&request)?;
+        let frames = self.incoming.arrived(&request.into_inner().transfer);
+        Ok(Response::new(SnapshotProgressResponse { frames }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotPart>>,
+    ) -> Result<Response<Frame>, Status> {
+        self.check(&request)?;
+        let mut parts = request.into_inner();
+        let Some(SnapshotPart {
+            part: Some(Part::Begin(begin)),
+        }) = parts.message().await?
+        else {
+            return Err(Status::invalid_argument("a snapshot begins with its head"));
+        };
+        let head: SnapshotHead = wire::decode(&begin.head).map_err(|error| malformed(&error))?;
+        let transfer = self
+            .incoming
+            .begin(&begin.transfer, begin.from)
+            .map_err(refused)?;
+        let image = self.receive(transfer, parts).await?;
+        let snapshot = SnapshotOf::<TypeConfig, Image> {
+            meta: head.meta,
+            snapshot: image,
+        };
+        let answer = self.peer.snapshot(head.vote, snapshot).await;
+        tracing::info!("a snapshot was installed");
+        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: TransferLeaderRequest<TypeConfig> = self.read(request)?;
+        let answer = self.peer.transfer_leader(request).await;
+        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    async fn propose(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let batch: Batch = self.read(request)?;
+        match self.peer.propose(batch).await {
+            Ok(outcomes) => Ok(frame(&outcomes)),
+            Err(ForwardError::Nothing) => Err(Status::unavailable("this server does not lead")),
+            Err(ForwardError::Unknown) => Err(Status::aborted("the outcome is unknown")),
+        }
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<Frame>, Status> {
+        self.check(&request)?;
+        match self.peer.read_index().await {
+            Ok(index) => Ok(frame(&index)),
+            Err(_) => Err(Status::unavailable("this server does not lead")),
+        }
+    }
+
+    async fn keys(&self, request: Request<KeysRequest>) -> Result<Response<KeysResponse>, Status> {
+        let caller = self.check(&request)?;
+        let keys = caravel_store::hand_over(&self.keys_dir)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        tracing::info!(
+            to = caller.from,
+            "handed the key ring to a server that joins"
+        );
+        let keys = keys.into_iter().map(|(id, key)| (id, key.to_vec()));
+        Ok(Response::new(KeysResponse {
+            keys: keys.collect(),
+        }))
+    }
+
+    async fn admit(
+        &self,
+        request: Request<AdmitRequest>,
+    ) -> Result<Response<AdmitResponse>, Status> {
+        let caller = self.check(&request)?;
+        let asked = request.into_inner();
+        // Who speaks for another was asked by it, and takes this server to lead.
+        let on_behalf = asked.id != caller.from;
+        let member = Member {
+            id: asked.id,
+            name: asked.name,
+            peer_address: asked.peer_address,
+            api_url: asked.api_url,
+            incarnation: asked.incarnation,
+            removed: false,
+        };
+        let admission = if on_behalf {
+            self.membership.here().admit(&member).await
+        } else {
+            self.membership.admit(member).await
+        };
+        let admission = admission.map_err(|error| changed(&error))?;
+        Ok(Response::new(AdmitResponse {
+            voter: admission.voter,
+        }))
+    }
+
+    async fn change(
+        &self,
+        request: Request<ChangeRequest>,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        self.check(&request)?;
+        let here = self.membership.here();
+        let done = match request.into_inner().change {
+            Some(Change::Remove(id)) => here.remove(id).await.map(|()| 0),
+            Some(Change::Promote(id)) => here.promote(id).await.map(|()| 0),
+            Some(Change::Lead(id)) => here.lead((id != 0).then_some(id)).await,
+            None => return Err(Status::invalid_argument("no change is asked for")),
+        };
+        let leader = done.map_err(|error| changed(&error))?;
+        Ok(Response::new(ChangeResponse { leader }))
+    }
+}

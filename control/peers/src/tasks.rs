@@ -1,0 +1,89 @@
+//! The peers' port as a task that ends with the server.
+
+use crate::client::GrpcTransport;
+use crate::incoming::{Incoming, KEEP};
+use crate::membership::Membership;
+use crate::service::PeerService;
+use crate::tls::PeerTls;
+use caravel_store::Store;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+/// As the client's.
+const PING: Duration = Duration::from_secs(1);
+const PONG: Duration = Duration::from_secs(2);
+const WINDOW: u32 = 8 << 20;
+
+/// The running port. Ends when dropped.
+pub struct Served {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Served {
+    /// Stops hearing others, and waits for what is under way.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(PONG, all).await.is_err() {
+            tracing::debug!("calls of other servers were cut off");
+        }
+    }
+}
+
+/// Serves the peers' port on `listener`.
+///
+/// # Errors
+/// A certificate or key that cannot be used.
+pub fn serve(
+    listener: TcpListener,
+    tls: &PeerTls,
+    store: &Store,
+    transport: Arc<GrpcTransport>,
+    keys_dir: PathBuf,
+) -> Result<Served, tonic::transport::Error> {
+    let incoming = Arc::new(Incoming::default());
+    let service = PeerService {
+        membership: Membership::new(store.clone(), transport),
+        peer: store.peer(),
+        keys_dir,
+        incoming: incoming.clone(),
+    };
+    let router = Server::builder()
+        .tls_config(tls.serving())?
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PONG))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .add_service(service.into_server());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let ended = stop.clone();
+    tasks.spawn(async move {
+        let connections = TcpListenerStream::new(listener);
+        let served = router
+            .serve_with_incoming_shutdown(connections, ended.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the peers' port ended");
+        }
+    });
+    let ended = stop.clone();
+    tasks.spawn(async move {
+        while ended
+            .run_until_cancelled(tokio::time::sleep(KEEP))
+            .await
+            .is_some()
+        {
+            incoming.expire();
+        }
+    });
+    Ok(Served { tasks, stop })
+}
