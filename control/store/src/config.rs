@@ -98,6 +98,10 @@ pub struct Timing {
     pub election_max: Duration,
     /// A write that is not acknowledged by then has an unknown outcome.
     pub commit: Duration,
+    /// How long a write or a consistent read waits for a leader while there is none.
+    pub leader_within: Duration,
+    /// How long sending a whole snapshot to another replica may take.
+    pub snapshot: Duration,
     /// How long a read or a watch waits for a revision that this replica has not reached.
     pub catch_up: Duration,
 }
@@ -109,6 +113,8 @@ impl Default for Timing {
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1000),
             commit: Duration::from_secs(10),
+            leader_within: Duration::from_secs(4),
+            snapshot: Duration::from_secs(600),
             catch_up: Duration::from_secs(3),
         }
     }

@@ -4,11 +4,13 @@
 //! trip; nobody waits for company. An answer says exactly what is known: nothing happened, or it may have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, sleep};
 
 use crate::raft::transport::{ForwardError, Target, Transport};
 use crate::raft::{Batch, Outcomes, Proposal, Raft, Refusal, TypeConfig};
@@ -16,6 +18,8 @@ use crate::txn::{CommitError, Committed};
 
 /// Entries under way at once. While they are, what comes next gathers.
 const DEPTH: usize = 3;
+/// A write that found no leader looks for one again after this.
+const AGAIN: Duration = Duration::from_millis(25);
 /// Transactions in one entry.
 const TOGETHER: usize = 1024;
 
@@ -33,6 +37,7 @@ pub(crate) async fn run(
     raft: Raft,
     transport: Arc<dyn Transport>,
     entry_bytes: usize,
+    leader_within: Duration,
     mut queue: mpsc::Receiver<Waiting>,
 ) {
     let mut under_way = FuturesUnordered::new();
@@ -46,7 +51,8 @@ pub(crate) async fn run(
                     break;
                 }
                 for entry in split(&mut taken, entry_bytes) {
-                    under_way.push(one_entry(raft.clone(), transport.clone(), entry));
+                    let one = one_entry(raft.clone(), transport.clone(), entry, leader_within);
+                    under_way.push(one);
                 }
             }
         }
@@ -77,31 +83,41 @@ fn split(taken: &mut Vec<Waiting>, limit: usize) -> Vec<Vec<Waiting>> {
     entries
 }
 
-async fn one_entry(raft: Raft, transport: Arc<dyn Transport>, entry: Vec<Waiting>) {
-    let (proposals, answers): (Vec<_>, Vec<_>) = entry
-        .into_iter()
-        .map(|waiting| {
-            (
-                waiting.proposal,
-                (waiting.answer, waiting._count, waiting._bytes),
-            )
-        })
-        .unzip();
-    let epochs: Vec<bool> = proposals
-        .iter()
-        .map(|proposal| proposal.epoch.is_some())
-        .collect();
-    let batch = Batch(Arc::new(proposals));
-    let result = match raft.client_write(batch.clone()).await {
-        Ok(response) => Ok(response.data),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
-            forward(&*transport, &leader, batch).await
+async fn one_entry(
+    raft: Raft,
+    transport: Arc<dyn Transport>,
+    entry: Vec<Waiting>,
+    leader_within: Duration,
+) {
+    let deadline = Instant::now() + leader_within;
+    let mut left = entry;
+    loop {
+        let proposals = left.iter().map(|waiting| waiting.proposal.clone()).collect();
+        let batch = Batch(Arc::new(proposals));
+        let result = match raft.client_write(batch.clone()).await {
+            Ok(response) => Ok(response.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+                // Those under an epoch go nowhere: the epoch is over.
+                left = users_only(left);
+                if left.is_empty() {
+                    return;
+                }
+                forward(&*transport, &leader, &left).await
+            }
+            // Dropped from this log, yet it may be in another's.
+            Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(CommitError::Unknown),
+        };
+        match result {
+            // Nothing happened; a leader may be found in time.
+            Err(CommitError::NoQuorum) if Instant::now() < deadline => sleep(AGAIN).await,
+            result => return answer(left, result),
         }
-        // Dropped from this log, yet it may be in another's.
-        Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(CommitError::Unknown),
-    };
+    }
+}
+
+fn answer(answers: Vec<Waiting>, result: Result<Outcomes, CommitError>) {
     let mut outcomes = result.map(|Outcomes(outcomes)| outcomes.into_iter());
-    for ((answer, ..), under_epoch) in answers.into_iter().zip(epochs) {
+    for waiting in answers {
         let told = match &mut outcomes {
             Ok(outcomes) => match outcomes.next() {
                 Some(Ok(committed)) => Ok(committed),
@@ -111,24 +127,36 @@ async fn one_entry(raft: Raft, transport: Arc<dyn Transport>, entry: Vec<Waiting
                 Some(Err(Refusal::Deposed)) => Err(CommitError::Deposed),
                 None => Err(CommitError::Unknown),
             },
-            Err(CommitError::NoQuorum) if under_epoch => Err(CommitError::Deposed),
             Err(error) => Err(error.clone()),
         };
         // Whoever asked may have stopped waiting.
-        let _ = answer.send(told);
+        let _ = waiting.answer.send(told);
     }
 }
 
-/// Users' writes go to whoever leads. Those under an epoch go nowhere: the epoch is over.
+/// Answers what was proposed under an epoch; what users proposed is left. Nobody waits for what was given up.
+fn users_only(entry: Vec<Waiting>) -> Vec<Waiting> {
+    let (over, users): (Vec<_>, Vec<_>) = entry
+        .into_iter()
+        .partition(|waiting| waiting.proposal.epoch.is_some());
+    answer(over, Err(CommitError::Deposed));
+    users
+        .into_iter()
+        .filter(|waiting| !waiting.answer.is_closed())
+        .collect()
+}
+
+/// Users' writes go to whoever leads.
 async fn forward(
     transport: &dyn Transport,
     leader: &ForwardToLeader<TypeConfig>,
-    batch: Batch,
+    entry: &[Waiting],
 ) -> Result<Outcomes, CommitError> {
     let Some(target) = target(leader) else {
         return Err(CommitError::NoQuorum);
     };
-    // Under another leader they are refused at apply, wherever they go; only the others need the way.
+    let proposals = entry.iter().map(|waiting| waiting.proposal.clone());
+    let batch = Batch(Arc::new(proposals.collect()));
     transport
         .propose(&target, batch)
         .await

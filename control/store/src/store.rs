@@ -13,7 +13,7 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
@@ -32,6 +32,8 @@ use crate::watch::{Hub, Watch, WatchError};
 
 /// How long a lone voter may take to lead itself.
 const ALONE_WITHIN: Duration = Duration::from_secs(30);
+/// A read that found no leader looks for one again after this.
+const AGAIN: Duration = Duration::from_millis(25);
 /// How long the parts of a shutdown may take, each.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -155,7 +157,7 @@ impl Store {
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
         tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
         let proposer =
-            tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config.limits);
+            tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config);
         let count = Arc::new(Semaphore::new(config.limits.proposals));
         let bytes = Arc::new(Semaphore::new(config.limits.proposal_bytes));
         let disk_ended = Mutex::new(disk_ended);
@@ -240,10 +242,14 @@ impl Store {
 
     /// A snapshot at least as new as every write acknowledged before the call (read-index barrier).
     pub async fn fresh_snapshot(&self) -> Result<Snapshot, NoQuorum> {
-        let within = self.inner.config.timing.catch_up;
-        match timeout(within, self.barrier()).await {
-            Ok(Ok(())) => Ok(self.snapshot()),
-            Ok(Err(NoQuorum)) | Err(_) => Err(NoQuorum),
+        let deadline = Instant::now() + self.inner.config.timing.leader_within;
+        loop {
+            match timeout_at(deadline, self.barrier()).await {
+                Ok(Ok(())) => return Ok(self.snapshot()),
+                // While a leader is being elected a read waits for it.
+                Ok(Err(NoQuorum)) if Instant::now() < deadline => sleep(AGAIN).await,
+                Ok(Err(NoQuorum)) | Err(_) => return Err(NoQuorum),
+            }
         }
     }
 
@@ -460,7 +466,7 @@ fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
         heartbeat_interval: millis(config.timing.heartbeat),
         election_timeout_min: millis(config.timing.election_min),
         election_timeout_max: millis(config.timing.election_max),
-        install_snapshot_timeout: millis(config.timing.commit),
+        install_snapshot_timeout: millis(config.timing.snapshot),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.limits.snapshot_every),
         max_in_snapshot_log_to_keep: config.limits.log_entries,
         purge_batch_size: 512,

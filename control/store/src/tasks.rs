@@ -77,10 +77,17 @@ pub(crate) fn start_proposer(
     owned: &Owned,
     raft: Raft,
     transport: Arc<dyn Transport>,
-    limits: &Limits,
+    config: &StoreConfig,
 ) -> mpsc::Sender<Waiting> {
-    let (sender, queue) = mpsc::channel(limits.proposals);
-    owned.spawn(propose::run(raft, transport, limits.entry_bytes, queue));
+    let (sender, queue) = mpsc::channel(config.limits.proposals);
+    let (entry_bytes, leader_within) = (config.limits.entry_bytes, config.timing.leader_within);
+    owned.spawn(propose::run(
+        raft,
+        transport,
+        entry_bytes,
+        leader_within,
+        queue,
+    ));
     sender
 }
 
