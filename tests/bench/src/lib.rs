@@ -1,1 +1,0 @@
-//! (laid out; filled by the commits that follow)
