@@ -12,6 +12,7 @@ mod credentials;
 mod env;
 mod events;
 mod expand;
+mod followed;
 mod grpc_health;
 mod handler;
 mod hosts;

@@ -1,4 +1,4 @@
-//! ConfigMaps, Secrets and tokens that pods of this node use: fetched when needed, and again when they may have changed.
+//! ConfigMaps, Secrets and tokens that pods of this node use: fetched when needed, and again when they have changed.
 //!
 //! What the API server says is not there is absent; any other trouble is an error, never absence. Tokens are kept until
 //! four fifths of their life are over, as the kubelet's token manager does.
@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use caravel_volumes::{Objects, TokenRequest};
+use caravel_volumes::{Needs, Objects, TokenRequest};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{
     BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
@@ -14,12 +14,18 @@ use k8s_openapi::api::authentication::v1::{
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, ServiceAccount};
 use kube::api::PostParams;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::api::{Api, code};
 use crate::env;
+use crate::followed::{self, Followed, Key, Kind};
+
+/// In every namespace, and in every pod that has a token.
+const ROOT_CA: &str = "kube-root-ca.crt";
 
 #[derive(Default)]
 pub(crate) struct ObjectCache {
+    followed: Followed,
     tokens: Mutex<BTreeMap<(String, TokenRequest), Token>>,
 }
 
@@ -42,6 +48,14 @@ impl ObjectCache {
     /// What the pod's volumes are made from.
     pub async fn of_volumes(&self, api: &Api, pod: &Pod) -> Result<Objects, FetchError> {
         let needs = caravel_volumes::needs(pod);
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        // Followed before they are read: no change falls between the two.
+        let held = held(pod, &needs);
+        self.followed.hold(api, uid, &held);
+        let newest: Vec<_> = held
+            .into_iter()
+            .map(|key| (self.followed.newest(&key), key))
+            .collect();
         let tokens = needs
             .tokens
             .into_iter()
@@ -51,6 +65,11 @@ impl ObjectCache {
             futures::future::join_all(tokens)
         );
         let mut objects = objects?;
+        for (newest, key) in newest {
+            // One that was not there is at least as new as the last word on it.
+            let read = version(&objects, &key).unwrap_or(0);
+            self.followed.used(uid, &key, read.max(newest));
+        }
         objects.tokens.extend(tokens);
         Ok(objects)
     }
@@ -66,23 +85,14 @@ impl ObjectCache {
         fetch(api, pod, maps, secrets).await
     }
 
-    /// Whether the pod has anything that may change under it.
-    pub fn may_change(pod: &Pod) -> bool {
-        pod.spec
-            .iter()
-            .flat_map(|s| s.volumes.iter().flatten())
-            .any(|v| {
-                let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
-                // The cluster's CA never changes: a pod with nothing but the usual token volume needs no looking after, except for the token.
-                v.config_map.is_some()
-                    || v.secret.is_some()
-                    || projected.into_iter().any(|s| {
-                        s.secret.is_some()
-                            || s.config_map
-                                .as_ref()
-                                .is_some_and(|c| c.name != "kube-root-ca.crt")
-                    })
-            })
+    /// Whether the pod's volumes are behind the objects that they are made of.
+    pub fn stale(&self, uid: &str) -> bool {
+        self.followed.stale(uid)
+    }
+
+    /// What wakes the pod's actor when they are.
+    pub fn waker(&self, uid: &str) -> Arc<Notify> {
+        self.followed.waker(uid)
     }
 
     /// When the first of the pod's tokens is to be renewed.
@@ -95,7 +105,8 @@ impl ObjectCache {
             .min()
     }
 
-    pub fn forget(&self, uid: &str) {
+    pub fn forget(&self, api: &Api, uid: &str) {
+        self.followed.release(api, uid);
         self.tokens.lock().retain(|(pod, _), _| pod != uid);
     }
 
@@ -165,6 +176,27 @@ impl ObjectCache {
         };
         (request, result)
     }
+}
+
+/// What is watched for the pod. The cluster's CA is not: every pod has it, and it never changes.
+fn held(pod: &Pod, needs: &Needs) -> BTreeSet<Key> {
+    let key = |kind, name: &String| Key {
+        kind,
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: name.clone(),
+    };
+    let maps = needs.config_maps.iter().filter(|name| *name != ROOT_CA);
+    maps.map(|name| key(Kind::ConfigMap, name))
+        .chain(needs.secrets.iter().map(|name| key(Kind::Secret, name)))
+        .collect()
+}
+
+fn version(objects: &Objects, key: &Key) -> Option<u64> {
+    let metadata = match key.kind {
+        Kind::ConfigMap => &objects.config_maps.get(&key.name)?.metadata,
+        Kind::Secret => &objects.secrets.get(&key.name)?.metadata,
+    };
+    Some(followed::number(metadata.resource_version.as_deref()))
 }
 
 async fn fetch(

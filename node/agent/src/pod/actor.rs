@@ -34,7 +34,7 @@ use crate::world::World;
 /// A status goes out at most this often, after a short burst.
 const WRITE_EVERY: Duration = Duration::from_millis(250);
 const BURST: u32 = 6;
-/// How often volumes made of ConfigMaps and Secrets are compared with them.
+/// Before volumes that could not be brought up to date are tried again.
 const REFRESH: Duration = Duration::from_secs(60);
 /// The actor looks at everything this often even if nothing happens: a lost hint must not last.
 const LOOK: Duration = Duration::from_secs(60);
@@ -84,6 +84,7 @@ pub(crate) struct Actor {
     /// Stop signals of the images, by container name.
     stop_signals: BTreeMap<String, String>,
     relabelled: bool,
+    /// After a refresh that failed: when the next one is due.
     refresh_at: Option<Instant>,
     refreshing: bool,
 }
@@ -172,7 +173,7 @@ impl Actor {
             setbacks: 0,
             stop_signals,
             relabelled: false,
-            refresh_at: Some(now + REFRESH),
+            refresh_at: None,
             refreshing: false,
         }
     }
@@ -182,6 +183,7 @@ impl Actor {
         let mut exits = self.world.runtime.exits();
         let shutdown = self.world.shutdown.clone();
         let uid = self.uid().to_owned();
+        let outdated = self.world.objects.waker(&uid);
         self.adopt_probes();
         loop {
             self.look().await;
@@ -216,6 +218,7 @@ impl Actor {
                 }
                 Some(verdict) = self.verdicts.1.recv() => self.judged(&verdict),
                 () = own_exit(&mut exits, &uid) => {}
+                () = outdated.notified() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -239,7 +242,7 @@ impl Actor {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             wake = wake.min(base + wait + Duration::from_millis(5));
         }
-        if let Some(at) = self.refresh_at {
+        if let Some(at) = self.refresh_at.filter(|at| *at > base) {
             wake = wake.min(at);
         }
         if self.written != self.last && !self.writing {
@@ -442,7 +445,6 @@ impl Actor {
             || self.pod.metadata.annotations != new.pod.metadata.annotations;
         if downward {
             self.relabelled = true;
-            self.refresh_at = Some(Instant::now());
         }
         self.pod = new.pod;
         // A harsher delete brings the deadlines nearer.

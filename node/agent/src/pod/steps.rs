@@ -281,7 +281,7 @@ async fn clean_up_once(world: &World, pod: &Pod, containers: &[String]) -> Resul
     blocking(move || caravel_volumes::teardown(&directory, &mut KernelMounter))
         .await
         .map_err(|e| e.to_string())?;
-    world.objects.forget(&uid);
+    world.objects.forget(&world.api, &uid);
     world.rules_changed.notify_one();
     Ok(())
 }

@@ -15,7 +15,6 @@ use super::{Actor, Done, REFRESH};
 use crate::api::code;
 use crate::events::Kind;
 use crate::handler;
-use crate::objects::ObjectCache;
 use crate::pod::backoff;
 use crate::pod::observed::{Attempt, Condemned, ImageState, Probes, Stage, StartFailure, label};
 use crate::pod::patch::patch;
@@ -191,8 +190,8 @@ impl Actor {
             }
             Done::Refreshed(result) => {
                 self.refreshing = false;
-                self.refresh_at = Some(Instant::now() + REFRESH);
                 if let Err(message) = result {
+                    self.refresh_at = Some(Instant::now() + REFRESH);
                     self.world
                         .events
                         .pod(&self.pod, Kind::Warning, "FailedMount", message);
@@ -435,32 +434,32 @@ impl Actor {
         }
     }
 
+    /// Where a ConfigMap, a Secret, a label or the age of a token asks for it.
     pub(super) fn keep_volumes_fresh(&mut self) {
         let over = self.seen.cleaning || self.seen.gone || self.refreshing;
-        let Some(at) = self.refresh_at.filter(|_| !over) else {
-            return;
-        };
-        let renewal = self.world.objects.renewal(self.uid());
-        let renew = renewal.is_some_and(|at| at <= caravel_api::time::now());
-        if Instant::now() < at && !renew {
+        if over || !self.seen.volumes.is_ready() {
             return;
         }
-        self.refresh_at = Some(Instant::now() + REFRESH);
+        let failed = match self.refresh_at {
+            Some(at) if Instant::now() < at => return,
+            at => at.is_some(),
+        };
+        self.refresh_at = None;
+        let renewal = self.world.objects.renewal(self.uid());
         let downward = self
             .pod
             .spec
             .iter()
             .flat_map(|s| s.volumes.iter().flatten())
             .any(|v| v.downward_api.is_some() || v.projected.is_some());
-        let adopted = renewal.is_none() && self.volumes.is_empty();
-        if !self.seen.volumes.is_ready()
-            || !(renew
-                || ObjectCache::may_change(&self.pod)
-                || (downward && (adopted || self.relabelled)))
-        {
+        let relabelled = std::mem::take(&mut self.relabelled) && downward;
+        let due = failed
+            || relabelled
+            || renewal.is_some_and(|at| at <= caravel_api::time::now())
+            || self.world.objects.stale(self.uid());
+        if !due {
             return;
         }
-        self.relabelled = false;
         self.refreshing = true;
         let (world, pod, ip) = (self.world.clone(), self.pod.clone(), self.seen.ip);
         tasks::step(&mut self.jobs, async move {
