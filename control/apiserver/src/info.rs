@@ -76,12 +76,10 @@ impl RequestInfo {
             _ => "",
         }
         .to_owned();
-        if rest[0] == "namespaces" {
-            if rest.len() > 1 {
-                info.namespace.clone_from(&rest[1]);
-                if rest.len() > 2 && !matches!(rest[2].as_str(), "status" | "finalize") {
-                    rest = &rest[2..];
-                }
+        if rest[0] == "namespaces" && rest.len() > 1 {
+            info.namespace.clone_from(&rest[1]);
+            if rest.len() > 2 && !matches!(rest[2].as_str(), "status" | "finalize") {
+                rest = &rest[2..];
             }
         }
         info.resource.clone_from(&rest[0]);

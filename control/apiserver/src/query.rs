@@ -70,7 +70,7 @@ impl Query {
 /// Percent-decoding; `plus` turns `+` into a space (query strings do, paths do not).
 #[must_use]
 pub fn unescape(text: &str, plus: bool) -> String {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    if !(text.contains('%') || plus && text.contains('+')) {
         return text.to_owned();
     }
     let bytes = text.as_bytes();

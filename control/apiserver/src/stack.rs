@@ -112,10 +112,10 @@ async fn run(
     audit(ask);
     authorize(api, ask)?;
     negotiate_form(ask)?;
-    let _running = if ask.is_long_running() || ask.user.is_master() {
+    let _running = if ask.is_long_running() {
         None
     } else {
-        Some(api.flow.enter().await?)
+        Some(api.flow.enter(&ask.user, &ask.info).await?)
     };
     let _counted = (!ask.is_long_running()).then(|| {
         api.metrics.in_flight(!matches!(

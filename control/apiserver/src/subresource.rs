@@ -304,6 +304,9 @@ fn scale_of(value: &Value) -> Value {
     })
 }
 
+/// From the scale there is to the one that is wanted.
+type Change = Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync>;
+
 /// Reads, replaces or patches a scale.
 pub(crate) async fn scale(
     api: &ApiServer,
@@ -330,7 +333,7 @@ pub(crate) async fn scale(
             "UpdateOptions"
         },
     )?;
-    let change: Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync> = if verb == "patch" {
+    let change: Change = if verb == "patch" {
         let patch = Patch::read(ask, body).await?;
         let ty = api.schema.of("io.k8s.api.autoscaling.v1.Scale");
         Box::new(move |old| patch.apply(old, ty))

@@ -193,7 +193,7 @@ pub(crate) struct Admitted {
 fn managed_fields(value: &Value) -> Result<Option<Vec<ManagedFieldsEntry>>, ApiError> {
     value
         .pointer("/metadata/managedFields")
-        .map(|entries| Vec::<ManagedFieldsEntry>::deserialize(entries))
+        .map(Vec::<ManagedFieldsEntry>::deserialize)
         .transpose()
         .map_err(ApiError::internal)
 }

@@ -89,7 +89,8 @@ fn refusals_read_as_upstreams() {
             json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]),
         )
     };
-    let cases: Vec<(&str, Vec<Node>, Vec<PodView>, Value, &str)> = vec![
+    type Case = (&'static str, Vec<Node>, Vec<PodView>, Value, &'static str);
+    let cases: Vec<Case> = vec![
         (
             "no nodes",
             vec![],
@@ -228,7 +229,8 @@ fn the_best_node() {
         )
     };
     let dislikes = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
-    let cases: Vec<(&str, Vec<Node>, Vec<PodView>, PodView, &str)> = vec![
+    type Case = (&'static str, Vec<Node>, Vec<PodView>, PodView, &'static str);
+    let cases: Vec<Case> = vec![
         (
             "the emptier",
             vec![node("a", json!({})), node("b", json!({}))],
