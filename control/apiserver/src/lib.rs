@@ -8,6 +8,7 @@ mod allocate;
 mod body;
 mod discovery;
 mod flow;
+mod grpc;
 mod health;
 mod info;
 mod internal;

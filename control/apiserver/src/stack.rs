@@ -3,6 +3,7 @@
 //! Upstream: apiserver/pkg/server/config.go (`DefaultBuildHandlerChain`). No step may hold a request longer than its deadline.
 
 use crate::body::Body;
+use crate::grpc;
 use crate::info::RequestInfo;
 use crate::negotiate::{self, Accepted};
 use crate::query::Query;
@@ -37,7 +38,7 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    fn new(request: &Request<Body>) -> Self {
+    pub(crate) fn new(request: &Request<Body>) -> Self {
         let query = Query::parse(request.uri().query());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let id = uuid::Uuid::new_v4().to_string();
@@ -71,8 +72,8 @@ impl Ask {
 
 /// Answers one request, whatever happens.
 pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Response<Body> {
-    if is_grpc(&request) {
-        return grpc(api, request).await;
+    if grpc::is_grpc(&request) {
+        return grpc::call(api, request).await;
     }
     let started = Instant::now();
     let mut ask = Ask::new(&request);
@@ -106,11 +107,7 @@ async fn run(
     ask: &mut Ask,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    limit_uri(&request)?;
-    authenticate(api, ask, &request)?;
-    impersonate(api, ask)?;
-    audit(ask);
-    authorize(api, ask)?;
+    admit(api, ask, &request)?;
     negotiate_form(ask)?;
     let _running = if ask.is_long_running() {
         None
@@ -129,6 +126,19 @@ async fn run(
     tokio::time::timeout(DEADLINE, router::route(api, ask, request))
         .await
         .map_err(|_| ApiError::timeout("request did not complete within the allotted timeout", 0))?
+}
+
+/// Who asks, and whether they may.
+pub(crate) fn admit(
+    api: &ApiServer,
+    ask: &mut Ask,
+    request: &Request<Body>,
+) -> Result<(), ApiError> {
+    limit_uri(request)?;
+    authenticate(api, ask, request)?;
+    impersonate(api, ask)?;
+    audit(ask);
+    authorize(api, ask)
 }
 
 fn limit_uri(request: &Request<Body>) -> Result<(), ApiError> {
@@ -271,30 +281,6 @@ fn negotiate_form(ask: &mut Ask) -> Result<(), ApiError> {
         None => return Err(ApiError::not_acceptable(respond::OFFERED)),
     }
     Ok(())
-}
-
-fn is_grpc(request: &Request<Body>) -> bool {
-    let kind = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
-}
-
-async fn grpc(api: &ApiServer, request: Request<Body>) -> Response<Body> {
-    use http_body_util::BodyExt;
-    use tower::ServiceExt;
-    let Some(routes) = api.grpc.clone() else {
-        return respond::error(
-            &ApiError::not_implemented("this server offers no gRPC services"),
-            Accepted::default(),
-        );
-    };
-    let request = request.map(tonic::body::Body::new);
-    match routes.oneshot(request).await {
-        Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
-        Err(never) => match never {},
-    }
 }
 
 fn record(api: &ApiServer, ask: &Ask, response: &Response<Body>, started: Instant) {
