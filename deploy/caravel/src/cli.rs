@@ -235,6 +235,12 @@ pub struct NodeSettings {
         value_name = "DIR"
     )]
     pub image_dir: Vec<PathBuf>,
+    /// Percent of the image file system in use above which images that nobody uses are taken away.
+    #[arg(long, env = "CARAVEL_IMAGE_GC_HIGH_THRESHOLD", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high_threshold: u8,
+    /// Percent at which that ends.
+    #[arg(long, env = "CARAVEL_IMAGE_GC_LOW_THRESHOLD", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low_threshold: u8,
     /// Mirrors and credentials of registries.
     #[arg(
         long,

@@ -6,7 +6,7 @@ use crate::name_server::NameServer;
 use crate::server::{host_name, own_address};
 use crate::tasks;
 use anyhow::Context as _;
-use caravel_agent::NodeConfig;
+use caravel_agent::{ImageThresholds, NodeConfig};
 use caravel_auth::join::JoinToken;
 use caravel_client::{Config, Credential};
 use k8s_openapi::api::core::v1::Taint;
@@ -145,6 +145,10 @@ fn config(
         pod_logs: "/var/log/pods".into(),
         run_dir: "/run/caravel".into(),
         image_dirs: settings.image_dir,
+        image_thresholds: thresholds(
+            settings.image_gc_high_threshold,
+            settings.image_gc_low_threshold,
+        )?,
         registries: settings.registries,
         program: caravel_lab::daemon::program()?,
         cgroup_parent: settings.cgroup_parent,
@@ -167,6 +171,14 @@ fn config(
         lease_renew: Duration::from_secs(10),
         status_report: Duration::from_secs(300),
     })
+}
+
+fn thresholds(high: u8, low: u8) -> anyhow::Result<ImageThresholds> {
+    anyhow::ensure!(
+        low < high,
+        "--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}"
+    );
+    Ok(ImageThresholds { high, low })
 }
 
 fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {

@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub run_dir: PathBuf,
     /// Archives to import at the start; `data_dir/images` is always one of them.
     pub image_dirs: Vec<PathBuf>,
+    /// When images that nobody uses are taken away.
+    pub image_thresholds: crate::ImageThresholds,
     /// `registries.yaml`; need not exist.
     pub registries: PathBuf,
     /// This program, which runs again as `shim`, `exec-helper` and `dns`.

@@ -16,6 +16,7 @@ mod followed;
 mod grpc_health;
 mod handler;
 mod hosts;
+mod image_collection;
 mod lease;
 mod machine;
 mod network;
@@ -33,5 +34,6 @@ mod trusting;
 mod world;
 
 pub use config::NodeConfig;
+pub use image_collection::ImageThresholds;
 pub use pods::{ContainerView, PodView, Pods};
 pub use run::{run, run_with};

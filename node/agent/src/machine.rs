@@ -62,10 +62,15 @@ pub(crate) fn meminfo(name: &str) -> Option<i64> {
         .map(|kib| kib * 1024)
 }
 
-#[derive(Clone, Copy, Debug)]
+/// One file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Disk {
+    /// Bytes.
     pub total: i64,
     pub free: i64,
+    /// Zero where the file system makes them as it goes.
+    pub inodes: u64,
+    pub inodes_free: u64,
 }
 
 pub(crate) fn disk(path: &std::path::Path) -> Option<Disk> {
@@ -79,5 +84,7 @@ pub(crate) fn disk(path: &std::path::Path) -> Option<Disk> {
     Some(Disk {
         total: bytes(stat.blocks()),
         free: bytes(stat.blocks_available()),
+        inodes: stat.files(),
+        inodes_free: stat.files_free(),
     })
 }

@@ -20,7 +20,7 @@ use crate::objects::ObjectCache;
 use crate::server::{self, Certificates};
 use crate::tasks::{Tasks, blocking};
 use crate::world::World;
-use crate::{NodeConfig, Pods, lease, node};
+use crate::{NodeConfig, Pods, image_collection, lease, node};
 
 /// Runs a node until `shutdown`. Its containers go on after that.
 ///
@@ -133,6 +133,7 @@ pub async fn run_with(
     };
     tasks.start(network::keep(world.clone(), cluster, opened));
     tasks.start(node::report(world.clone(), registered));
+    tasks.start(image_collection::keep(world.clone()));
 
     // 5. Pods last.
     let bound = Bound::open(world.clone())

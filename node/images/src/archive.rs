@@ -3,11 +3,12 @@
 //! An archive is read once from front to end; each file goes into the blob store under the digest that it has, whatever
 //! its name claims, and documents are then followed by digest. Never writes outside the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tar::{Archive, EntryType};
 
 use crate::blobs::BlobError;
@@ -42,6 +43,36 @@ impl ImageStore {
         let (store, directory) = (self.clone(), directory.to_owned());
         tasks::blocking(move || import_directory(&store, &directory)).await
     }
+
+    /// Identities of the images that came from archives in image directories which are still there. They are not to be
+    /// collected: nobody imports them again, and there may be no registry that has them.
+    pub fn pinned(&self) -> BTreeSet<String> {
+        imported(self)
+            .into_iter()
+            .filter(|(path, _)| path.exists())
+            .flat_map(|(_, archive)| archive.images)
+            .collect()
+    }
+}
+
+/// An archive of an image directory as it was when it was imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Imported {
+    /// Its length and time of change.
+    mark: String,
+    /// Identities of its images.
+    images: Vec<String>,
+}
+
+type Archives = BTreeMap<PathBuf, Imported>;
+
+const IMPORTED: &str = "imported.json";
+
+fn imported(store: &ImageStore) -> Archives {
+    std::fs::read(store.inner.root().join(IMPORTED))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 fn import_directory(store: &ImageStore, directory: &Path) -> Vec<Result<Vec<Image>, ImportError>> {
@@ -53,11 +84,7 @@ fn import_directory(store: &ImageStore, directory: &Path) -> Vec<Result<Vec<Imag
         .filter(|p| is_archive(p))
         .collect();
     archives.sort();
-    let marks_path = store.inner.root().join("imported.json");
-    let mut marks: BTreeMap<String, String> = std::fs::read(&marks_path)
-        .ok()
-        .and_then(|b| serde_json::from_slice(&b).ok())
-        .unwrap_or_default();
+    let mut known = imported(store);
     let mut results = Vec::new();
     for path in archives {
         let mark = path
@@ -65,20 +92,21 @@ fn import_directory(store: &ImageStore, directory: &Path) -> Vec<Result<Vec<Imag
             .ok()
             .map(|m| format!("{} {:?}", m.len(), m.modified().ok()))
             .unwrap_or_default();
-        let key = path.to_string_lossy().into_owned();
-        if marks.get(&key) == Some(&mark) {
+        if known.get(&path).is_some_and(|k| k.mark == mark) {
             continue;
         }
         let result = import(store, &path);
-        if result.is_ok() {
-            marks.insert(key, mark);
+        if let Ok(images) = &result {
+            let images = images.iter().map(|image| image.id.clone()).collect();
+            known.insert(path, Imported { mark, images });
         }
         results.push(result);
     }
-    if let Ok(bytes) = serde_json::to_vec_pretty(&marks)
-        && let Err(error) = std::fs::write(&marks_path, bytes)
+    let path = store.inner.root().join(IMPORTED);
+    if let Ok(bytes) = serde_json::to_vec_pretty(&known)
+        && let Err(error) = std::fs::write(&path, bytes)
     {
-        tracing::warn!(path = %marks_path.display(), %error, "imported archives not remembered: they are imported again at the next start");
+        tracing::warn!(path = %path.display(), %error, "imported archives not remembered: they are imported again at the next start");
     }
     results
 }

@@ -7,6 +7,7 @@
 
 mod archive;
 mod blobs;
+mod collection;
 mod image;
 mod layer;
 mod manifest;

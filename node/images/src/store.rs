@@ -63,22 +63,22 @@ pub(crate) struct Inner {
     pub(crate) blobs: Blobs,
     pub(crate) registries: Registries,
     pub(crate) flights: Flights,
-    cache: Mutex<Cache>,
+    pub(crate) cache: Mutex<Cache>,
     /// One unpack at a time and process: two would only fight for the disk, and may want the same layer.
     unpacking: Mutex<()>,
 }
 
 #[derive(Default)]
-struct Cache {
+pub(crate) struct Cache {
     index: Index,
     read_at: Option<(SystemTime, u64)>,
-    images: BTreeMap<String, Image>,
+    pub images: BTreeMap<String, Image>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Index {
+pub(crate) struct Index {
     /// Normalised reference -> manifest digest.
-    references: BTreeMap<String, String>,
+    pub references: BTreeMap<String, String>,
 }
 
 impl ImageStore {
@@ -168,70 +168,10 @@ impl ImageStore {
         })?;
         Ok(removed)
     }
-
-    /// Deletes blobs and layers that belong to no referenced image and none of the images `in_use` (ids). Bytes freed.
-    pub fn gc(&self, in_use: &BTreeSet<String>) -> Result<u64, StoreError> {
-        // Somebody is adding an image just now: next time.
-        let Some(_alone) = self
-            .inner
-            .lock("users.lock", FlockOperation::NonBlockingLockExclusive)?
-        else {
-            return Ok(0);
-        };
-        let index = self.inner.index()?;
-        let mut blobs = BTreeSet::new();
-        let mut layers = BTreeSet::new();
-        let mut manifests: BTreeSet<String> = index.references.values().cloned().collect();
-        let known: Vec<String> = lock(&self.inner.cache)
-            .images
-            .iter()
-            .filter(|(_, image)| in_use.contains(&image.id))
-            .map(|(digest, _)| digest.clone())
-            .collect();
-        manifests.extend(known);
-        for digest in &manifests {
-            let (document, config) = self.inner.documents(digest)?;
-            blobs.insert(digest.clone());
-            blobs.extend(document.config.map(|c| c.digest));
-            blobs.extend(document.layers.into_iter().map(|l| l.digest));
-            layers.extend(config.rootfs.diff_ids);
-        }
-        lock(&self.inner.cache)
-            .images
-            .retain(|digest, _| manifests.contains(digest));
-        let mut freed = 0;
-        for digest in self.inner.blobs.digests() {
-            if !blobs.contains(&digest) {
-                freed += self.inner.blobs.size(&digest);
-                let path = self.inner.blobs.path(&digest)?;
-                std::fs::remove_file(&path).map_err(|source| StoreError::Io {
-                    operation: "remove",
-                    path,
-                    source,
-                })?;
-            }
-        }
-        for entry in std::fs::read_dir(self.inner.layers())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = format!("sha256:{}", entry.file_name().to_string_lossy());
-            if !layers.contains(&name) {
-                let path = entry.path();
-                std::fs::remove_dir_all(&path).map_err(|source| StoreError::Io {
-                    operation: "remove",
-                    path,
-                    source,
-                })?;
-            }
-        }
-        Ok(freed)
-    }
 }
 
 impl Inner {
-    fn layers(&self) -> PathBuf {
+    pub(crate) fn layers(&self) -> PathBuf {
         self.root.join("layers")
     }
 
@@ -244,7 +184,11 @@ impl Inner {
         self.lock("users.lock", FlockOperation::LockShared)
     }
 
-    fn lock(&self, name: &str, operation: FlockOperation) -> Result<Option<File>, StoreError> {
+    pub(crate) fn lock(
+        &self,
+        name: &str,
+        operation: FlockOperation,
+    ) -> Result<Option<File>, StoreError> {
         let path = self.root.join(name);
         let failed = |source| StoreError::Io {
             operation: "lock",
@@ -264,7 +208,7 @@ impl Inner {
         }
     }
 
-    fn index(&self) -> Result<Index, StoreError> {
+    pub(crate) fn index(&self) -> Result<Index, StoreError> {
         let path = self.root.join("index.json");
         let stamp = match path.metadata() {
             Ok(meta) => meta.modified().ok().map(|at| (at, meta.len())),
@@ -319,7 +263,7 @@ impl Inner {
         Ok(())
     }
 
-    fn documents(&self, digest: &str) -> Result<(Document, Config), StoreError> {
+    pub(crate) fn documents(&self, digest: &str) -> Result<(Document, Config), StoreError> {
         let document: Document = serde_json::from_slice(&self.blobs.read(digest, MAX_DOCUMENT)?)
             .map_err(|source| StoreError::Document {
                 what: "manifest",
@@ -400,7 +344,7 @@ impl Inner {
         Ok(image)
     }
 
-    fn layer(&self, diff: &str) -> Result<PathBuf, StoreError> {
+    pub(crate) fn layer(&self, diff: &str) -> Result<PathBuf, StoreError> {
         match diff.strip_prefix("sha256:") {
             Some(hex) if is_digest(diff) => Ok(self.layers().join(hex)),
             _ => Err(BlobError::NotADigest(diff.to_owned()).into()),

@@ -137,8 +137,39 @@ async fn docker_archives_and_layouts_are_imported() {
             .exists()
     );
     assert!(case.store.remove("other:2").unwrap());
+    // A container stands on it: the layer stays though no image has it any more.
+    let standing = image.layers.iter().cloned().collect();
+    let freed = case.store.gc(&standing).unwrap();
+    assert!(freed > 0 && image.layers[0].join("bin/sh").exists());
     case.store.gc(&BTreeSet::new()).unwrap();
     assert!(!image.layers[0].exists());
+}
+
+#[tokio::test]
+async fn images_of_a_directory_are_pinned_while_it_has_them() {
+    let case = case();
+    let layer = tar_of(&[("bin/sh", b"#!")]);
+    let directory = case.dir.path().join("images");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(
+        directory.join("a.tar"),
+        docker_archive(&layer, &sha(&layer)),
+    )
+    .unwrap();
+    let imported = case.store.import_directory(&directory).await;
+    let id = imported[0].as_ref().unwrap()[0].id.clone();
+    assert_eq!(case.store.pinned(), BTreeSet::from([id.clone()]));
+    assert!(
+        case.store.import_directory(&directory).await.is_empty(),
+        "it has not changed"
+    );
+    assert_eq!(
+        case.store.pinned(),
+        BTreeSet::from([id]),
+        "also at a later start"
+    );
+    std::fs::remove_file(directory.join("a.tar")).unwrap();
+    assert_eq!(case.store.pinned(), BTreeSet::new());
 }
 
 #[tokio::test]
