@@ -4,6 +4,7 @@
 //! them in the runtime's state directory and goes on. Never runs a pod that the API server did not hand it.
 //! Behaviour, reasons and messages follow the kubelet's.
 
+mod admission;
 mod api;
 mod bound;
 mod conditions;

@@ -55,6 +55,10 @@ impl Pods {
         self.0.read().values().cloned().collect()
     }
 
+    pub(crate) fn by_uid(&self, uid: &str) -> Option<Arc<PodView>> {
+        self.0.read().get(uid).cloned()
+    }
+
     pub(crate) fn put(&self, view: PodView) {
         self.0.write().insert(view.uid.clone(), Arc::new(view));
     }

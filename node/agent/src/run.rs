@@ -128,15 +128,15 @@ pub async fn run_with(
     let cluster = Cluster {
         services,
         slices,
-        nodes,
+        nodes: nodes.clone(),
         changed,
     };
     tasks.start(network::keep(world.clone(), cluster, opened));
-    tasks.start(node::report(world.clone(), registered));
+    tasks.start(node::report(world.clone(), registered.clone()));
     tasks.start(image_collection::keep(world.clone()));
 
     // 5. Pods last.
-    let bound = Bound::open(world.clone())
+    let bound = Bound::open(world.clone(), nodes, registered)
         .await
         .context("read what the container runtime has")?;
     tasks.start(bound.run());

@@ -25,6 +25,7 @@ use super::probe::Verdict;
 use super::start;
 use super::status::{self, SHOW_PULL_ERROR, status};
 use super::steps;
+use crate::admission::Refusal;
 use crate::api::code;
 use crate::events::Kind;
 use crate::pods::{ContainerView, PodView};
@@ -44,6 +45,14 @@ const LOOK: Duration = Duration::from_secs(60);
 pub(crate) struct Handed {
     pub pod: Arc<Pod>,
     pub gone: bool,
+}
+
+/// What this machine makes of a pod that is handed to it.
+pub(crate) struct Taken {
+    /// Containers that the runtime already has of it, and whether it has its sandbox.
+    pub found: Vec<Found>,
+    pub sandboxed: bool,
+    pub refused: Option<Refusal>,
 }
 
 /// What became of a step.
@@ -90,12 +99,17 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// `found` are the containers that the runtime already has of this pod; `sandboxed` whether it has its sandbox.
-    pub fn new(world: Arc<World>, handed: &Handed, found: Vec<Found>, sandboxed: bool) -> Self {
+    pub fn new(world: Arc<World>, handed: &Handed, taken: Taken) -> Self {
+        let Taken {
+            found,
+            sandboxed,
+            refused,
+        } = taken;
         let pod = handed.pod.clone();
         let mut seen = Observed {
             host_ip: Some(world.config.node_ip),
             gone: handed.gone,
+            refused,
             ..Observed::default()
         };
         let status = pod.status.as_ref();

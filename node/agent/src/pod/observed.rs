@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use caravel_runtime::{ContainerState, Exit};
 use jiff::Timestamp;
 
+use crate::admission::Refusal;
+
 /// Labels on the runtime's containers, by which a new daemon knows them again.
 pub(crate) mod label {
     pub const CONTAINER: &str = "io.kubernetes.container.name";
@@ -25,6 +27,8 @@ pub(crate) mod label {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
+    /// This node does not take the pod.
+    pub refused: Option<Refusal>,
     pub sandbox: Stage<()>,
     /// The pod's address: its own, or the machine's on the host network.
     pub ip: Option<IpAddr>,

@@ -65,7 +65,7 @@ pub(crate) fn phase(pod: &Pod, seen: &Observed, now: Timestamp) -> Phase {
         Some("Failed") => return Phase::Failed,
         _ => {}
     }
-    if deadline(pod).is_some_and(|deadline| deadline <= now) {
+    if seen.refused.is_some() || deadline(pod).is_some_and(|deadline| deadline <= now) {
         return Phase::Failed;
     }
     let Some(spec) = &pod.spec else {
@@ -136,6 +136,22 @@ pub(crate) fn status(
     };
     let phase = phase(pod, seen, now);
     let deadline_exceeded = phase == Phase::Failed && deadline(pod).is_some_and(|d| d <= now);
+    let (reason, message) = match &seen.refused {
+        Some(refusal) => (
+            Some(refusal.reason.clone()),
+            Some(format!("Pod was rejected: {}", refusal.message)),
+        ),
+        None if deadline_exceeded => (
+            Some("DeadlineExceeded".into()),
+            Some("Pod was active on the node longer than the specified deadline".into()),
+        ),
+        None => (None, None),
+    };
+    // A pod that was refused never had containers to tell of.
+    let never = phase.over()
+        && seen.attempts.is_empty()
+        && previous
+            .is_none_or(|p| p.container_statuses.is_none() && p.init_container_statuses.is_none());
     let of = |list: &mut dyn Iterator<Item = (&Container, Role)>,
               before: Option<&Vec<ContainerStatus>>|
      -> Option<Vec<ContainerStatus>> {
@@ -152,7 +168,7 @@ pub(crate) fn status(
                 )
             })
             .collect();
-        (!statuses.is_empty()).then_some(statuses)
+        (!statuses.is_empty() && !never).then_some(statuses)
     };
     let init = of(
         &mut order::containers(spec).filter(|(_, role)| *role != Role::Main),
@@ -191,16 +207,8 @@ pub(crate) fn status(
     PodStatus {
         phase: Some(phase.as_str().into()),
         conditions: Some(conditions::conditions(pod, &facts, previous, now)),
-        message: if deadline_exceeded {
-            Some("Pod was active on the node longer than the specified deadline".into())
-        } else {
-            previous.and_then(|p| p.message.clone())
-        },
-        reason: if deadline_exceeded {
-            Some("DeadlineExceeded".into())
-        } else {
-            previous.and_then(|p| p.reason.clone())
-        },
+        message: message.or_else(|| previous.and_then(|p| p.message.clone())),
+        reason: reason.or_else(|| previous.and_then(|p| p.reason.clone())),
         host_ips: host.clone().map(|ip| vec![HostIP { ip }]),
         host_ip: host,
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
