@@ -2,6 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "proto/caravel/cluster/v1/cluster.proto",
         "proto/caravel/cluster/v1/join.proto",
         "proto/caravel/peer/v1/peer.proto",
     ];

@@ -71,6 +71,34 @@ impl FromStr for JoinToken {
     }
 }
 
+/// What a token's holder may become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    #[default]
+    Node,
+    Server,
+    /// The administrator's own token, as k3s'.
+    Any,
+}
+
+impl Scope {
+    /// Whether a token of this scope serves for `wanted`.
+    pub fn covers(self, wanted: Scope) -> bool {
+        self == Scope::Any || self == wanted
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::Node => "node",
+            Scope::Server => "server",
+            Scope::Any => "any",
+        })
+    }
+}
+
 /// What the cluster keeps of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredToken {
@@ -83,6 +111,8 @@ pub struct StoredToken {
     pub expires: Option<u64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    #[serde(default)]
+    pub scope: Scope,
 }
 
 impl StoredToken {
@@ -124,18 +154,28 @@ impl StoredToken {
 }
 
 /// A new token: what to print once, and what to keep.
-pub fn create(ca_hash: &str, expires: Option<u64>, description: &str) -> (JoinToken, StoredToken) {
+pub fn create(
+    ca_hash: &str,
+    scope: Scope,
+    expires: Option<u64>,
+    description: &str,
+) -> (JoinToken, StoredToken) {
     let token = JoinToken {
         ca_hash: ca_hash.to_owned(),
         id: random(6),
         secret: random(16),
     };
-    let stored = store(&token, expires, description);
+    let stored = store(&token, scope, expires, description);
     (token, stored)
 }
 
 /// What to keep of a token whose secret the administrator chose (`--token`).
-pub fn store(token: &JoinToken, expires: Option<u64>, description: &str) -> StoredToken {
+pub fn store(
+    token: &JoinToken,
+    scope: Scope,
+    expires: Option<u64>,
+    description: &str,
+) -> StoredToken {
     let salt = random(16);
     StoredToken {
         id: token.id.clone(),
@@ -143,6 +183,7 @@ pub fn store(token: &JoinToken, expires: Option<u64>, description: &str) -> Stor
         salt,
         expires,
         description: description.to_owned(),
+        scope,
     }
 }
 

@@ -21,14 +21,23 @@ struct Record {
     authority: AuthorityPem,
 }
 
+/// The authority as this replica has it, without asking anybody.
+pub(crate) fn local(store: &Store) -> Result<Option<Authority>> {
+    let Some(entry) = store.snapshot().entry(&Key::from(KEY)) else {
+        return Ok(None);
+    };
+    let record: Record = serde_json::from_slice(&entry.json)
+        .context("the cluster's authority in the store cannot be read")?;
+    Ok(Some(Authority::load(&record.authority, DEFAULT_ISSUER)?))
+}
+
 /// Loads the authority, or creates it in an empty cluster.
 pub(crate) async fn load_or_create(store: &Store) -> Result<Authority> {
     let key = Key::from(KEY);
     for _ in 0..2 {
-        if let Some(entry) = store.fresh_snapshot().await?.entry(&key) {
-            let record: Record = serde_json::from_slice(&entry.json)
-                .context("the cluster's authority in the store cannot be read")?;
-            return Ok(Authority::load(&record.authority, DEFAULT_ISSUER)?);
+        store.fresh_snapshot().await?;
+        if let Some(known) = local(store)? {
+            return Ok(known);
         }
         let made = Authority::create(DEFAULT_ISSUER)?;
         let mut record = serde_json::to_value(Record {

@@ -6,6 +6,7 @@ use crate::config::ServerConfig;
 use anyhow::{Context, Result};
 use caravel_api::{ApiError, Kind, ObjectName, Row};
 use caravel_apiserver::{ApiServer, Internal};
+use caravel_auth::join::Scope;
 use caravel_auth::{UserInfo, join, policy};
 use caravel_store::Store;
 use k8s_openapi::api::rbac::v1::{
@@ -261,17 +262,21 @@ pub(crate) async fn join_token(api: &Arc<ApiServer>, config: &ServerConfig) -> R
                 .map_err(|error| anyhow::anyhow!("token: {error}"))?;
             (
                 token.to_string(),
-                join::store(&token, None, "the administrator's token"),
+                join::store(&token, Scope::Any, None, "the administrator's token"),
             )
         }
         (None, Some(known)) => {
             let token: join::JoinToken = known
                 .parse()
                 .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-            (known, join::store(&token, None, "made at the first start"))
+            (
+                known,
+                join::store(&token, Scope::Node, None, "made at the first start"),
+            )
         }
         (None, None) => {
-            let (token, stored) = join::create(&ca_hash, None, "made at the first start");
+            let (token, stored) =
+                join::create(&ca_hash, Scope::Node, None, "made at the first start");
             (token.to_string(), stored)
         }
     };

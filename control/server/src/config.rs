@@ -1,9 +1,11 @@
 //! What a server is told: plain data, made by the program from its file, flags and environment.
 
+use caravel_store::Timing;
 use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A server's configuration.
 #[derive(Clone, Debug)]
@@ -14,6 +16,15 @@ pub struct ServerConfig {
     pub etc_dir: PathBuf,
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Port on which servers agree among themselves, on the same address.
+    pub peer_port: u16,
+    /// Servers of a cluster to join, `https://IP:6443`; a cluster of its own where none is named. Only a first start heeds it.
+    pub join: Option<Vec<String>>,
+    /// The token to join with.
+    pub join_token: Option<String>,
+    /// Milliseconds between a leader's heartbeats, and the least after which it is taken for dead. The same on all servers.
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
     /// The address at which nodes and pods reach this server. The default, loopback, is refused: the program finds the machine's own.
     pub advertise: IpAddr,
     /// This server's name.
@@ -52,6 +63,11 @@ pub enum ServerConfigError {
     /// A network is too small for a /24 per node.
     #[error("cluster-cidr {0} must have at most 23 bits: every node gets a /24 of it")]
     ClusterSize(Ipv4Net),
+    /// A leader would be taken for dead while it lives.
+    #[error(
+        "election-timeout {election} ms must be at least five times heartbeat-interval {heartbeat} ms, and that at least 10"
+    )]
+    Timing { heartbeat: u64, election: u64 },
     /// Nothing else reaches an unspecified or a loopback address; the Endpoints of the API must not name one.
     #[error("advertise-address {0} is no address that others can reach: name this machine's own")]
     Advertise(IpAddr),
@@ -63,6 +79,11 @@ impl Default for ServerConfig {
             data_dir: "/var/lib/caravel/server".into(),
             etc_dir: "/etc/caravel".into(),
             listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
+            peer_port: 2380,
+            join: None,
+            join_token: None,
+            heartbeat_ms: 100,
+            election_ms: 500,
             advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
             name: "server".to_owned(),
             tls_sans: Vec::new(),
@@ -93,6 +114,12 @@ impl ServerConfig {
         }
         if cluster.prefix_len() > 23 {
             return Err(ServerConfigError::ClusterSize(cluster));
+        }
+        if self.heartbeat_ms < 10 || self.election_ms < self.heartbeat_ms * 5 {
+            return Err(ServerConfigError::Timing {
+                heartbeat: self.heartbeat_ms,
+                election: self.election_ms,
+            });
         }
         if self.advertise.is_unspecified() || self.advertise.is_loopback() {
             return Err(ServerConfigError::Advertise(self.advertise));
@@ -135,6 +162,23 @@ impl ServerConfig {
             };
             format!("https://{}", SocketAddr::new(host, self.listen.port()))
         })
+    }
+
+    /// Where other servers reach this one.
+    #[must_use]
+    pub fn peer_address(&self) -> String {
+        SocketAddr::new(self.advertise, self.peer_port).to_string()
+    }
+
+    /// Raft's clock: an election begins after one to two times the least.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        Timing {
+            heartbeat: Duration::from_millis(self.heartbeat_ms),
+            election_min: Duration::from_millis(self.election_ms),
+            election_max: Duration::from_millis(self.election_ms * 2),
+            ..Timing::default()
+        }
     }
 
     /// The server's URL for nodes.

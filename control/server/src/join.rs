@@ -4,9 +4,12 @@
 
 use caravel_api::{ObjectName, names, time};
 use caravel_auth::Authority;
-use caravel_auth::join::{SECRET_NAMESPACE, StoredToken, secret_name};
+use caravel_auth::join::{SECRET_NAMESPACE, Scope, StoredToken, secret_name};
+use caravel_peers::roster;
 use caravel_rpc::cluster::v1::join_server::{Join, JoinServer};
-use caravel_rpc::cluster::v1::{ClusterConfig, SignNodeRequest, SignNodeResponse};
+use caravel_rpc::cluster::v1::{
+    ClusterConfig, Peer, SignNodeRequest, SignNodeResponse, SignServerRequest, SignServerResponse,
+};
 use caravel_store::Store;
 use k8s_openapi::api::core::v1::Secret;
 use std::net::IpAddr;
@@ -29,13 +32,19 @@ impl JoinService {
         tonic::service::Routes::new(JoinServer::new(self).max_decoding_message_size(256 * 1024))
     }
 
-    fn admits(&self, id: &str, secret: &str) -> bool {
+    /// Where the API is served now.
+    fn servers(&self) -> Vec<String> {
+        let living = roster::living(&self.store.snapshot()).unwrap_or_default();
+        living.into_iter().map(|member| member.api_url).collect()
+    }
+
+    fn admits(&self, id: &str, secret: &str, scope: Scope) -> bool {
         let name = ObjectName::new(SECRET_NAMESPACE, secret_name(id));
         let found = self.store.snapshot().get::<Secret>(&name).ok().flatten();
         let now = time::now().as_second().unsigned_abs();
         found
             .and_then(|kept| StoredToken::from_secret(&kept))
-            .is_some_and(|token| token.admits(secret, now))
+            .is_some_and(|token| token.scope.covers(scope) && token.admits(secret, now))
     }
 }
 
@@ -46,7 +55,7 @@ impl Join for JoinService {
         request: Request<SignNodeRequest>,
     ) -> Result<Response<SignNodeResponse>, Status> {
         let request = request.into_inner();
-        if !self.admits(&request.token_id, &request.token_secret) {
+        if !self.admits(&request.token_id, &request.token_secret, Scope::Node) {
             tracing::warn!(node = %request.node_name, token = %request.token_id, "a join was refused: the token is unknown, wrong or expired");
             return Err(Status::unauthenticated(
                 "the join token is unknown, wrong or expired",
@@ -83,9 +92,54 @@ impl Join for JoinService {
                 .sign_node_server(node, &request.server_csr, &addresses)
                 .map_err(refused)?,
             ca_certificates: self.authority.ca_pem().to_owned(),
-            cluster: Some(self.cluster.clone()),
+            cluster: Some(ClusterConfig {
+                servers: self.servers(),
+                ..self.cluster.clone()
+            }),
         };
         tracing::info!(node = %request.node_name, "signed the certificates of a joining node");
         Ok(Response::new(answer))
+    }
+
+    async fn sign_server(
+        &self,
+        request: Request<SignServerRequest>,
+    ) -> Result<Response<SignServerResponse>, Status> {
+        let request = request.into_inner();
+        if !self.admits(&request.token_id, &request.token_secret, Scope::Server) {
+            tracing::warn!(server = %request.name, token = %request.token_id, "a server's join was refused: the token is unknown, wrong, expired or a node's");
+            return Err(Status::unauthenticated(
+                "the join token is unknown, wrong, expired, or not made for servers (`caravel token create --role server`)",
+            ));
+        }
+        if let Some(fault) = names::dns_subdomain(&request.name).into_iter().next() {
+            return Err(Status::invalid_argument(format!(
+                "server name {:?}: {fault}",
+                request.name
+            )));
+        }
+        let peers = roster::living(&self.store.snapshot())
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let id = roster::invite(&self.store, &request.name)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let certificate = self
+            .authority
+            .sign_peer(id, &request.csr)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        tracing::info!(server = %request.name, id, "signed the certificate of a joining server");
+        Ok(Response::new(SignServerResponse {
+            id,
+            cluster: self.store.identity().cluster.to_be_bytes().to_vec(),
+            certificate,
+            ca_certificates: self.authority.ca_pem().to_owned(),
+            peers: peers
+                .into_iter()
+                .map(|peer| Peer {
+                    id: peer.id,
+                    address: peer.peer_address,
+                })
+                .collect(),
+        }))
     }
 }

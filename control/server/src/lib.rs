@@ -4,10 +4,13 @@
 
 mod authority;
 mod bootstrap;
+mod cluster;
 mod config;
 mod hand;
 mod join;
 mod kubeconfig;
+mod place;
+mod quorum;
 mod start;
 mod tasks;
 

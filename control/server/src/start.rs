@@ -4,17 +4,19 @@
 
 use crate::authority;
 use crate::bootstrap;
+use crate::cluster::ClusterService;
 use crate::config::ServerConfig;
 use crate::hand::ApiHand;
 use crate::join::JoinService;
 use crate::kubeconfig;
+use crate::quorum::{self, Quorum};
 use crate::tasks::Running;
 use anyhow::{Context, Result};
 use caravel_apiserver::{ApiServer, Config};
 use caravel_controllers::Settings;
 use caravel_exporter::Registry;
 use caravel_rpc::cluster::v1::ClusterConfig;
-use caravel_store::{Store, StoreConfig};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,17 +32,25 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     let started = Instant::now();
     config.check()?;
     directories(&config)?;
-    let listener = listen(&config).await?;
-    let store = open_store(&config).await?;
-    let authority = Arc::new(authority::load_or_create(&store).await?);
+    let listener = listen(config.listen).await?;
+    let peers = listen(SocketAddr::new(config.listen.ip(), config.peer_port)).await?;
+    let Some(opened) = shutdown
+        .run_until_cancelled(quorum::open(&config, peers))
+        .await
+    else {
+        return Ok(());
+    };
+    let quorum = opened?;
+    let (store, authority) = (quorum.store.clone(), quorum.authority.clone());
     let tls = authority::serving(&authority, &config)?;
-    let api = make_api(&config, &store, &authority)?;
+    let api = make_api(&config, &quorum)?;
     bootstrap::bootstrap(&api, &config).await?;
     bootstrap::join_token(&api, &config).await?;
     let mut running = Running::new(shutdown.child_token());
     let hand = Arc::new(ApiHand { api: api.clone() });
     running.controllers(store.clone(), hand.clone(), settings(&config, &authority));
     running.scheduler(store.clone(), hand);
+    running.quorum(store, quorum.transport());
     running.api(api, listener, tls);
     kubeconfig::write(
         &authority,
@@ -49,7 +59,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     )?;
     tracing::info!(listen = %config.listen, took = ?started.elapsed(), "the server is up");
     let ended = running.until_stopped().await;
-    store.shutdown().await;
+    quorum.end().await;
     ended
 }
 
@@ -73,29 +83,14 @@ fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
 }
 
 /// Bound early, so that a port in use is said before anything else is done; connections wait in the backlog.
-async fn listen(config: &ServerConfig) -> Result<TcpListener> {
-    TcpListener::bind(config.listen).await.with_context(|| {
-        format!(
-            "listen on {}: is another server running on this port?",
-            config.listen
-        )
-    })
-}
-
-async fn open_store(config: &ServerConfig) -> Result<Store> {
-    let dir = config.data_dir.join("db");
-    let mut store = StoreConfig::single(&dir, config.etc_dir.join("keys"));
-    store.address = config.node_url();
-    Store::open(store)
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
         .await
-        .with_context(|| format!("open the store in {}", dir.display()))
+        .with_context(|| format!("listen on {address}: is another program running on this port?"))
 }
 
-fn make_api(
-    config: &ServerConfig,
-    store: &Store,
-    authority: &Arc<caravel_auth::Authority>,
-) -> Result<Arc<ApiServer>> {
+fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
+    let (store, authority) = (&quorum.store, &quorum.authority);
     let join = JoinService {
         store: store.clone(),
         authority: authority.clone(),
@@ -104,16 +99,22 @@ fn make_api(
             service_cidr: config.service_cidr.to_string(),
             dns_ip: config.dns_ip().to_string(),
             domain: config.domain.clone(),
-            servers: vec![config.node_url()],
+            // Told anew with each answer.
+            servers: Vec::new(),
         },
     };
+    let cluster = ClusterService {
+        membership: quorum.membership.clone(),
+        name: config.name.clone(),
+    };
+    let routes = join.routes().add_service(cluster.into_server());
     Ok(ApiServer::new(Config {
         store: store.clone(),
         authority: authority.clone(),
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports.clone(),
         kubelet_tls: authority::kubelet_client(authority)?,
-        grpc: Some(join.routes()),
+        grpc: Some(routes),
         metrics: Registry::new(),
         advertise: std::net::SocketAddr::new(config.advertise, config.listen.port()).to_string(),
     })?)

@@ -1,8 +1,10 @@
 //! The server's long-running parts, each a task that ends with the server.
 
 use crate::hand::ApiHand;
+use crate::quorum::Quorum;
 use caravel_apiserver::ApiServer;
 use caravel_controllers::Settings;
+use caravel_peers::GrpcTransport;
 use caravel_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,18 @@ impl Running {
         self.tasks.spawn(async move {
             caravel_scheduler::run(store, hand, stop).await;
             "scheduler"
+        });
+    }
+
+    /// Ends the server when it can no longer take part.
+    pub(crate) fn quorum(&mut self, store: Store, transport: Arc<GrpcTransport>) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            let failed = stop.run_until_cancelled(Quorum::failure(store, transport));
+            if let Some(why) = failed.await {
+                tracing::error!("{why}");
+            }
+            "quorum"
         });
     }
 

@@ -28,7 +28,7 @@ pub mod wire;
 pub use config::{BackendKind, Limits, MAX_CHANGES, MAX_OBJECT, StoreConfig, Timing};
 pub use entry::{Entry, Undecodable};
 pub use event::{Event, EventKind, frame};
-pub use open::OpenError;
+pub use open::{OpenError, is_begun};
 pub use members::{MemberError, Members, Replica};
 pub use peer::{Links, Peer};
 pub use raft::machine::Image;

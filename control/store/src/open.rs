@@ -86,6 +86,12 @@ pub(crate) fn open_memory(
     open_backend(config, Box::new(disk), keys, Witness::None)
 }
 
+/// Has a store been begun in `dir`?
+#[must_use]
+pub fn is_begun(dir: &Path) -> bool {
+    dir.join(GUARD).exists() || dir.join(DATABASE).join("db").exists()
+}
+
 enum Witness {
     None,
     Known(Guard),

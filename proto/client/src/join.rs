@@ -5,7 +5,9 @@
 
 use crate::connect::authority;
 use caravel_rpc::cluster::v1::join_client::JoinClient;
-use caravel_rpc::cluster::v1::{SignNodeRequest, SignNodeResponse};
+use caravel_rpc::cluster::v1::{
+    SignNodeRequest, SignNodeResponse, SignServerRequest, SignServerResponse,
+};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -17,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::TlsConnector;
+use tonic::transport::Channel;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -50,15 +53,37 @@ pub struct JoinTarget {
     pub ca_hash: String,
 }
 
+/// Joins as a node.
+///
+/// # Errors
+/// See [`JoinError`].
 pub async fn join(
     target: &JoinTarget,
     request: SignNodeRequest,
 ) -> Result<SignNodeResponse, JoinError> {
+    let ask = async |mut client: JoinClient<Channel>| client.sign_node(request.clone()).await;
+    first_that_answers(target, ask).await
+}
+
+/// Joins as a server.
+///
+/// # Errors
+/// See [`JoinError`].
+pub async fn join_server(
+    target: &JoinTarget,
+    request: SignServerRequest,
+) -> Result<SignServerResponse, JoinError> {
+    let ask = async |mut client: JoinClient<Channel>| client.sign_server(request.clone()).await;
+    first_that_answers(target, ask).await
+}
+
+async fn first_that_answers<A>(
+    target: &JoinTarget,
+    ask: impl AsyncFn(JoinClient<Channel>) -> Result<tonic::Response<A>, tonic::Status>,
+) -> Result<A, JoinError> {
     let mut last = JoinError::NoServers;
     for server in &target.servers {
-        match tokio::time::timeout(DEADLINE, join_at(server, &target.ca_hash, request.clone()))
-            .await
-        {
+        match tokio::time::timeout(DEADLINE, join_at(server, &target.ca_hash, &ask)).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) if error.is_temporary() => last = error,
             Ok(Err(error)) => return Err(error),
@@ -73,11 +98,11 @@ pub async fn join(
     Err(last)
 }
 
-async fn join_at(
+async fn join_at<A>(
     server: &str,
     ca_hash: &str,
-    request: SignNodeRequest,
-) -> Result<SignNodeResponse, JoinError> {
+    ask: impl AsyncFn(JoinClient<Channel>) -> Result<tonic::Response<A>, tonic::Status>,
+) -> Result<A, JoinError> {
     let address =
         authority(server).map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
     let uri: http::Uri = server
@@ -117,16 +142,14 @@ async fn join_at(
         .connect_with_connector(connector)
         .await
         .map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
-    let answer =
-        JoinClient::new(channel)
-            .sign_node(request)
-            .await
-            .map_err(|status| match status.code() {
-                tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => {
-                    JoinError::Unreachable(server.to_owned(), status.message().to_owned())
-                }
-                _ => refused(format!("{} ({:?})", status.message(), status.code())),
-            })?;
+    let answer = ask(JoinClient::new(channel))
+        .await
+        .map_err(|status| match status.code() {
+            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => {
+                JoinError::Unreachable(server.to_owned(), status.message().to_owned())
+            }
+            _ => refused(format!("{} ({:?})", status.message(), status.code())),
+        })?;
     Ok(answer.into_inner())
 }
 

@@ -3,9 +3,10 @@
 //! Connecting is all it does; retries of requests and caching belong to the callers.
 
 pub mod connect;
+pub mod grpc;
 pub mod join;
 pub mod kubeconfig;
 
 pub use connect::{Config, ConnectError, Credential, connect};
-pub use join::{JoinError, JoinTarget, join};
+pub use join::{JoinError, JoinTarget, join, join_server};
 pub use kubeconfig::Kubeconfig;

@@ -1,0 +1,433 @@
+//! This server's place in the quorum: begin a cluster, join one, or come back to one; and how it leaves for a while.
+//!
+//! [`open`] decides which of these it is from what the machine remembers, and opens the store accordingly. Nothing here
+//! votes or counts votes; that is the store's.
+
+use crate::authority;
+use crate::config::ServerConfig;
+use crate::place::{self, Place};
+use anyhow::{Context, Result, bail, ensure};
+use caravel_auth::Authority;
+use caravel_auth::certificate;
+use caravel_auth::join::JoinToken;
+use caravel_client::{JoinTarget, join_server};
+use caravel_peers::membership::Membership;
+use caravel_peers::{GrpcTransport, Member, PeerTls, Served, roster};
+use caravel_rpc::cluster::v1::SignServerRequest;
+use caravel_rpc::peer::v1::AdmitRequest;
+use caravel_store::{Identity, Store, StoreConfig, Target};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often a server that waits says so.
+const SAY: Duration = Duration::from_secs(10);
+/// How long a leader that ends tries to hand over.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// What this start is.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// A cluster of one server.
+    Found,
+    /// With the number got from a cluster that this machine has not been admitted to yet.
+    Join(Place),
+    /// Ask a cluster for a number first.
+    Ask,
+    Return(Option<Place>),
+}
+
+/// What to do, from what the machine remembers.
+fn decide(begun: bool, place: Option<Place>, join: bool) -> Result<Start> {
+    Ok(match (begun, place) {
+        (true, place) => Start::Return(place),
+        (false, Some(place)) if place.admitted && !join => bail!(
+            "this machine is server {} of cluster {}, but its data directory is empty. A server without its disk must not come \
+             back under its old number. With other servers left: remove it there (`caravel member remove {}`), then start this one \
+             with --join URL --token TOKEN. With none left: restore a backup. To begin anew: remove the directory peer beside the keys",
+            place.id,
+            place.cluster,
+            place.id
+        ),
+        (false, Some(place)) if !place.admitted && !place.founder => Start::Join(place),
+        (false, Some(place)) if !place.admitted && !join => {
+            debug_assert!(place.founder);
+            Start::Found
+        }
+        (false, _) if join => Start::Ask,
+        (false, _) => Start::Found,
+    })
+}
+
+/// This server among its like.
+pub(crate) struct Quorum {
+    pub store: Store,
+    pub membership: Membership,
+    pub authority: Arc<Authority>,
+    transport: Arc<GrpcTransport>,
+    served: Served,
+}
+
+/// Opens the store and takes this server's place. Returns once a majority agrees that it has one.
+///
+/// # Errors
+/// What cannot be mended by waiting: a damaged or foreign disk, a refused token, a server that was removed.
+pub(crate) async fn open(config: &ServerConfig, listener: TcpListener) -> Result<Quorum> {
+    let etc = &config.etc_dir;
+    let dir = config.data_dir.join("db");
+    let start = decide(
+        caravel_store::is_begun(&dir),
+        Place::load(etc)?,
+        config.join.is_some(),
+    )?;
+    let transport = GrpcTransport::new();
+    let place = match start {
+        Start::Found => None,
+        Start::Return(place) => place,
+        Start::Join(place) => Some(place),
+        Start::Ask => Some(ask(config, &transport).await?),
+    };
+    let store = open_store(config, place.as_ref(), transport.clone()).await?;
+    let (authority, tls) = credentials(config, &store, place.as_ref()).await?;
+    transport.speak_as(store.identity(), tls.clone());
+    let keys = etc.join("keys");
+    let served = caravel_peers::serve(listener, &tls, &store, transport.clone(), keys)
+        .context("serve the peers' port")?;
+    let me = member(config, store.identity());
+    let peers = place.as_ref().map(|place| place.peers.clone());
+    take_part(&store, &transport, &me, &peers.unwrap_or_default()).await?;
+    majority(&store, &transport).await?;
+    roster::write(&store, &me)
+        .await
+        .context("write this server down")?;
+    let authority = match authority {
+        Some(authority) => authority,
+        None => authority::load_or_create(&store).await?,
+    };
+    let identity = store.identity();
+    let place = Place {
+        cluster: format!("{:032x}", identity.cluster),
+        id: identity.node,
+        founder: place.as_ref().is_none_or(|place| place.founder),
+        admitted: true,
+        peers: place.map(|place| place.peers).unwrap_or_default(),
+    };
+    place.save(etc)?;
+    Ok(Quorum {
+        membership: Membership::new(store.clone(), transport.clone()),
+        store,
+        authority: Arc::new(authority),
+        transport,
+        served,
+    })
+}
+
+impl Quorum {
+    /// Returns when this server can no longer take part, and says why.
+    pub async fn failure(store: Store, transport: Arc<GrpcTransport>) -> String {
+        let mut removed = transport.removed();
+        tokio::select! {
+            why = store.failure() => why,
+            _ = removed.wait_for(|removed| *removed) => {
+                "this server was removed from the cluster. To let it join again as a new one: move its data directory away, and \
+                 start it with --join URL --token TOKEN"
+                    .to_owned()
+            }
+        }
+    }
+
+    pub fn transport(&self) -> Arc<GrpcTransport> {
+        self.transport.clone()
+    }
+
+    /// Hands the leadership over, if there is anybody to take it, and closes the store.
+    pub async fn end(self) {
+        let status = self.store.status();
+        if status.leads && status.voters.len() > 1 {
+            let handed = self
+                .store
+                .members()
+                .transfer(None, Instant::now() + HAND_OVER)
+                .await;
+            match handed {
+                Ok(to) => tracing::info!(to, "handed over the leadership"),
+                Err(error) => tracing::warn!(%error, "the leadership was not handed over"),
+            }
+        }
+        self.store.shutdown().await;
+        self.served.stop().await;
+    }
+}
+
+fn member(config: &ServerConfig, identity: Identity) -> Member {
+    Member {
+        id: identity.node,
+        name: config.name.clone(),
+        peer_address: config.peer_address(),
+        api_url: config.node_url(),
+        incarnation: identity.incarnation,
+        removed: false,
+    }
+}
+
+async fn open_store(
+    config: &ServerConfig,
+    place: Option<&Place>,
+    transport: Arc<GrpcTransport>,
+) -> Result<Store> {
+    let dir = config.data_dir.join("db");
+    let mut store = StoreConfig::single(&dir, config.etc_dir.join("keys"));
+    store.address = config.peer_address();
+    store.timing = config.timing();
+    if let Some(place) = place {
+        store.node_id = place.id;
+        store.cluster = Some(place.cluster()?);
+        store.bootstrap = place.founder;
+    }
+    Store::open_with(store, transport)
+        .await
+        .with_context(|| format!("open the store in {}", dir.display()))
+}
+
+/// The authority, where this replica has it or founds it, and what to show peers.
+async fn credentials(
+    config: &ServerConfig,
+    store: &Store,
+    place: Option<&Place>,
+) -> Result<(Option<Authority>, PeerTls)> {
+    let known = match authority::local(store)? {
+        Some(authority) => Some(authority),
+        None if place.is_none_or(|place| place.founder) => {
+            Some(authority::load_or_create(store).await?)
+        }
+        None => None,
+    };
+    let Some(authority) = known else {
+        return Ok((None, place::load_tls(&config.etc_dir)?));
+    };
+    let issued = authority.issue_peer(store.identity().node)?;
+    let tls = PeerTls {
+        ca: authority.ca_pem().to_owned(),
+        certificate: issued.cert_pem,
+        key: issued.key_pem,
+    };
+    place::save_tls(&config.etc_dir, &tls)?;
+    Ok((Some(authority), tls))
+}
+
+/// Gets a number, a certificate and the key ring from a cluster.
+async fn ask(config: &ServerConfig, transport: &GrpcTransport) -> Result<Place> {
+    let servers = config.join.clone().unwrap_or_default();
+    let token = config.join_token.as_deref().context(
+        "joining needs --token: `caravel token create --role server` on a server prints one",
+    )?;
+    let token: JoinToken = token.parse().context("--token")?;
+    let (key, csr) = certificate::signing_request(&config.name)?;
+    let target = JoinTarget {
+        servers: servers.clone(),
+        ca_hash: token.ca_hash.clone(),
+    };
+    let request = SignServerRequest {
+        token_id: token.id.clone(),
+        token_secret: token.secret.clone(),
+        name: config.name.clone(),
+        csr,
+    };
+    let mut said = Said::new();
+    let answer = loop {
+        match join_server(&target, request.clone()).await {
+            Ok(answer) => break answer,
+            Err(error) if error.is_temporary() => {
+                said.now_and_then(|| tracing::warn!("cannot join yet: {error}"));
+                sleep(AGAIN).await;
+            }
+            Err(error) => return Err(error).context("join the cluster"),
+        }
+    };
+    let cluster: [u8; 16] = answer
+        .cluster
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("the server told no cluster number"))?;
+    let cluster = u128::from_be_bytes(cluster);
+    let place = Place {
+        cluster: format!("{cluster:032x}"),
+        id: answer.id,
+        founder: false,
+        admitted: false,
+        peers: answer
+            .peers
+            .into_iter()
+            .map(|peer| (peer.id, peer.address))
+            .collect(),
+    };
+    ensure!(!place.peers.is_empty(), "the server told of no peers");
+    let tls = PeerTls {
+        ca: answer.ca_certificates,
+        certificate: answer.certificate,
+        key,
+    };
+    let joining = Identity {
+        cluster,
+        node: place.id,
+        incarnation: 0,
+    };
+    transport.speak_as(joining, tls.clone());
+    let keys = key_ring(transport, &place.peers).await?;
+    caravel_store::take_over(&config.etc_dir.join("keys"), &keys)?;
+    place::save_tls(&config.etc_dir, &tls)?;
+    place.save(&config.etc_dir)?;
+    tracing::info!(id = place.id, cluster = %place.cluster, "got a number from the cluster");
+    Ok(place)
+}
+
+async fn key_ring(
+    transport: &GrpcTransport,
+    peers: &[(u64, String)],
+) -> Result<std::collections::BTreeMap<u32, [u8; 32]>> {
+    let mut refused = Vec::new();
+    for (id, address) in peers {
+        let target = Target {
+            id: *id,
+            address: address.clone(),
+        };
+        match transport.keys(&target).await {
+            Ok(keys) => return Ok(keys),
+            Err(status) => refused.push(format!("{address}: {}", status.message())),
+        }
+    }
+    bail!(
+        "no server handed over the key ring: {}. Is the peers' port open between the servers?",
+        refused.join("; ")
+    )
+}
+
+/// Asks to be admitted, until this server has a vote.
+async fn take_part(
+    store: &Store,
+    transport: &GrpcTransport,
+    me: &Member,
+    peers: &[(u64, String)],
+) -> Result<()> {
+    let mut said = Said::new();
+    loop {
+        if store.status().voters.contains(&me.id) {
+            return Ok(());
+        }
+        for target in targets(store, peers, me.id) {
+            let request = AdmitRequest {
+                id: me.id,
+                incarnation: me.incarnation,
+                name: me.name.clone(),
+                peer_address: me.peer_address.clone(),
+                api_url: me.api_url.clone(),
+            };
+            match transport.admit(&target, request).await {
+                Ok(answer) if answer.voter => break,
+                Ok(_) => {
+                    tracing::info!("a learner so far: catching up");
+                    break;
+                }
+                Err(status) if matches!(status.code(), Code::PermissionDenied | Code::FailedPrecondition) => {
+                    bail!("the cluster does not admit this server: {}", status.message())
+                }
+                Err(status) => said.now_and_then(|| {
+                    tracing::warn!(server = target.id, address = %target.address, reason = %status.message(), "not admitted yet")
+                }),
+            }
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Whom to ask: the members this replica knows, else those it was told of.
+fn targets(store: &Store, peers: &[(u64, String)], me: u64) -> Vec<Target> {
+    let known = store.members().list();
+    let members = known
+        .into_iter()
+        .map(|member| (member.id, member.address))
+        .chain(peers.iter().cloned())
+        .filter(|(id, _)| *id != me);
+    let mut targets: Vec<Target> = Vec::new();
+    for (id, address) in members {
+        if !targets.iter().any(|target| target.id == id) {
+            targets.push(Target { id, address });
+        }
+    }
+    targets
+}
+
+/// Waits until a majority confirms that this replica is current.
+async fn majority(store: &Store, transport: &GrpcTransport) -> Result<()> {
+    let mut said = Said::new();
+    let removed = transport.removed();
+    while store.fresh_snapshot().await.is_err() {
+        ensure!(
+            !*removed.borrow(),
+            "this server was removed from the cluster. Move its data directory away and join again as a new one"
+        );
+        let status = store.status();
+        ensure!(status.healthy, "the store has stopped");
+        said.now_and_then(|| {
+            tracing::warn!(
+                voters = ?status.voters,
+                leader = ?status.leader,
+                "waiting for a majority of the servers"
+            );
+        });
+    }
+    Ok(())
+}
+
+/// Says something at once, and then only now and then.
+struct Said(Option<Instant>);
+
+impl Said {
+    fn new() -> Self {
+        Self(None)
+    }
+
+    fn now_and_then(&mut self, say: impl FnOnce()) {
+        if self.0.is_none_or(|last| last.elapsed() > SAY) {
+            self.0 = Some(Instant::now());
+            say();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_start_is() {
+        let place = |founder: bool, admitted: bool| Place {
+            cluster: String::new(),
+            id: 2,
+            founder,
+            admitted,
+            peers: Vec::new(),
+        };
+        let is = |begun, place, join| decide(begun, place, join).ok();
+        assert_eq!(is(false, None, false), Some(Start::Found));
+        assert_eq!(is(false, None, true), Some(Start::Ask));
+        // It had its number, and was interrupted before it had a disk.
+        let early = place(false, false);
+        assert_eq!(
+            is(false, Some(early.clone()), true),
+            Some(Start::Join(early.clone()))
+        );
+        // A disk is never left for another cluster by a flag that stayed in a file.
+        let member = place(false, true);
+        assert_eq!(
+            is(true, Some(member.clone()), true),
+            Some(Start::Return(Some(member.clone())))
+        );
+        // Wiped: refused, unless it is to join as a new one.
+        assert_eq!(is(false, Some(member.clone()), false), None);
+        assert_eq!(is(false, Some(member), true), Some(Start::Ask));
+        assert_eq!(is(false, Some(place(true, true)), false), None);
+    }
+}
