@@ -3,6 +3,7 @@
 //!
 //! Open to everybody: health (as `/healthz` is) and joining, whose credential is a token of its own.
 
+use crate::audit::{Outcome, Trail};
 use crate::body::Body;
 use crate::server::ApiServer;
 use crate::stack::{self, Ask};
@@ -26,17 +27,19 @@ pub(crate) fn is_grpc(request: &Request<Body>) -> bool {
 /// Answers a call.
 pub(crate) async fn call(api: &ApiServer, mut request: Request<Body>) -> Response<Body> {
     let Some(routes) = api.grpc.clone() else {
-        return refused(Status::unimplemented(
-            "this server offers no gRPC services",
-        ));
+        return refused(Status::unimplemented("this server offers no gRPC services"));
     };
     let path = request.uri().path();
     if !OPEN.iter().any(|service| path.starts_with(service)) {
         let mut ask = Ask::new(&request);
-        match stack::admit(api, &mut ask, &request) {
-            Ok(()) => {}
-            Err(error) => return refused(status(&error)),
+        let mut trail = Trail::begin(api.audit.as_ref(), &ask, &request);
+        let admitted = stack::admit(api, &mut ask, &mut trail, &request);
+        if let Err(error) = admitted {
+            let response = refused(status(&error));
+            let outcome = Outcome::Failed(Box::new(error));
+            return trail.answered(response, outcome, false).await;
         }
+        trail.began().await;
         request.extensions_mut().insert(ask.user);
     }
     let request = request.map(tonic::body::Body::new);

@@ -5,6 +5,7 @@
 
 mod admission;
 mod allocate;
+mod audit;
 mod body;
 mod discovery;
 mod flow;
@@ -32,6 +33,7 @@ mod verbs;
 mod views;
 mod write;
 
+pub use audit::AuditLog;
 pub use body::{Body, BoxError, empty as empty_body, full as full_body};
 pub use internal::Internal;
 pub use server::{ApiServer, Config, ConfigError, Peer};

@@ -1,6 +1,7 @@
 //! What an API server is made of, and the two ways in: a socket ([`ApiServer::serve`]) and a call ([`ApiServer::handle`]).
 
 use crate::allocate::ServiceRange;
+use crate::audit::{self, AuditLog};
 use crate::body::Body;
 use crate::flow::Flow;
 use crate::internal::Internal;
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -39,6 +41,8 @@ pub struct Config {
     pub metrics: Registry,
     /// `host:port` under which clients reach this server, for `/api`.
     pub advertise: String,
+    /// Where each request is recorded; nowhere by default.
+    pub audit: Option<AuditLog>,
 }
 
 /// Why a configuration cannot work.
@@ -53,6 +57,18 @@ pub enum ConfigError {
     /// A metric was registered twice.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The audit log cannot be written.
+    #[error(
+        "open the audit log {}: {cause}. Its directory must be there and writable for the server", path.display()
+    )]
+    Audit {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The thread that writes it could not be started.
+    #[error("start the audit log's writer: {0}")]
+    Thread(#[source] std::io::Error),
 }
 
 /// Who is at the other end of a connection.
@@ -109,18 +125,28 @@ pub struct ApiServer {
     pub(crate) flow: Flow,
     pub(crate) pages: Pages,
     pub(crate) advertise: String,
+    pub(crate) audit: Option<audit::Log>,
     pub(crate) ending: CancellationToken,
 }
 
 impl ApiServer {
-    /// Puts a server together; nothing runs yet.
+    /// Puts a server together; nothing is served yet.
     ///
     /// # Errors
     /// See [`ConfigError`].
     pub fn new(config: Config) -> Result<Arc<Self>, ConfigError> {
         let services = ServiceRange::parse(&config.service_cidr)
             .map_err(|why| ConfigError::ServiceCidr(config.service_cidr.clone(), why))?;
+        let audit = match &config.audit {
+            None => None,
+            Some(wanted) => {
+                let (log, writer) = audit::open(wanted, &config.metrics)?;
+                tasks::audit(writer).map_err(ConfigError::Thread)?;
+                Some(log)
+            }
+        };
         Ok(Arc::new(Self {
+            audit,
             authenticator: Authenticator::new(config.authority.clone())?,
             authorizer: Authorizer,
             schema: Schema::get(),

@@ -2,6 +2,7 @@
 //!
 //! Upstream: apiserver/pkg/server/config.go (`DefaultBuildHandlerChain`). No step may hold a request longer than its deadline.
 
+use crate::audit::{Outcome, Trail};
 use crate::body::Body;
 use crate::grpc;
 use crate::info::RequestInfo;
@@ -18,7 +19,7 @@ use caravel_exporter::Observation;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A request that is neither a watch nor another long-running one is answered within this.
@@ -35,13 +36,16 @@ pub(crate) struct Ask {
     pub user: UserInfo,
     pub accepted: Accepted,
     pub audit: HeaderValue,
+    /// The name of what a create made.
+    pub created: OnceLock<String>,
 }
 
 impl Ask {
     pub(crate) fn new(request: &Request<Body>) -> Self {
         let query = Query::parse(request.uri().query());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-        let id = uuid::Uuid::new_v4().to_string();
+        let id = given_id(request.headers())
+            .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
         Self {
             method: request.method().clone(),
             accepted: Accepted::default(),
@@ -50,6 +54,7 @@ impl Ask {
             audit: HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("")),
             info,
             query,
+            created: OnceLock::new(),
         }
     }
 
@@ -77,20 +82,22 @@ pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Resp
     }
     let started = Instant::now();
     let mut ask = Ask::new(&request);
-    let outcome = AssertUnwindSafe(run(api, &mut ask, request))
+    let mut trail = Trail::begin(api.audit.as_ref(), &ask, &request);
+    let outcome = AssertUnwindSafe(run(api, &mut ask, &mut trail, request))
         .catch_unwind()
         .await;
-    let mut response = match outcome {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => respond::error(&error, ask.accepted),
+    let (mut response, outcome) = match outcome {
+        Ok(Ok(response)) => (response, Outcome::Answered),
+        Ok(Err(error)) => (
+            respond::error(&error, ask.accepted),
+            Outcome::Failed(Box::new(error)),
+        ),
         Err(_) => {
             tracing::error!(path = %ask.info.path, user = %ask.user.name, "a request's handler panicked");
-            respond::error(
-                &ApiError::internal(
-                    "This request caused apiserver to panic. Look in the logs for details.",
-                ),
-                ask.accepted,
-            )
+            let error = ApiError::internal(
+                "This request caused apiserver to panic. Look in the logs for details.",
+            );
+            (respond::error(&error, ask.accepted), Outcome::Panicked)
         }
     };
     if negotiate::takes_gzip(&ask.headers) && ask.info.verb != "watch" {
@@ -98,16 +105,22 @@ pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Resp
     }
     response.headers_mut().insert("audit-id", ask.audit.clone());
     record(api, &ask, &response, started);
-    response
+    if let Some(name) = ask.created.get() {
+        trail.created(name);
+    }
+    trail
+        .answered(response, outcome, ask.is_long_running())
+        .await
 }
 
 /// The list.
 async fn run(
     api: &Arc<ApiServer>,
     ask: &mut Ask,
+    trail: &mut Trail,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    admit(api, ask, &request)?;
+    admit(api, ask, trail, &request)?;
     negotiate_form(ask)?;
     let _running = if ask.is_long_running() {
         None
@@ -132,13 +145,14 @@ async fn run(
 pub(crate) fn admit(
     api: &ApiServer,
     ask: &mut Ask,
+    trail: &mut Trail,
     request: &Request<Body>,
 ) -> Result<(), ApiError> {
     limit_uri(request)?;
     authenticate(api, ask, request)?;
-    impersonate(api, ask)?;
-    audit(ask);
-    authorize(api, ask)
+    trail.user(&ask.user);
+    impersonate(api, ask, trail)?;
+    authorize(api, ask, trail)
 }
 
 fn limit_uri(request: &Request<Body>) -> Result<(), ApiError> {
@@ -192,7 +206,7 @@ fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Resu
     Ok(())
 }
 
-fn impersonate(api: &ApiServer, ask: &mut Ask) -> Result<(), ApiError> {
+fn impersonate(api: &ApiServer, ask: &mut Ask, trail: &mut Trail) -> Result<(), ApiError> {
     let refused = |error: ImpersonationError| match error {
         ImpersonationError::Forbidden(message) => ApiError::new(403, "Forbidden", message),
         error @ (ImpersonationError::NoUser(_) | ImpersonationError::Unreadable(_)) => {
@@ -204,22 +218,13 @@ fn impersonate(api: &ApiServer, ask: &mut Ask) -> Result<(), ApiError> {
     };
     let snapshot = api.store.snapshot();
     ask.user = impersonation::impersonate(&ask.user, wanted, &View(&snapshot)).map_err(refused)?;
+    trail.impersonates(&ask.user);
     Ok(())
 }
 
-fn audit(ask: &Ask) {
-    tracing::debug!(
-        target: "audit",
-        id = ?ask.audit,
-        user = %ask.user.name,
-        verb = %ask.info.verb,
-        path = %ask.info.path,
-        "request"
-    );
-}
-
-fn authorize(api: &ApiServer, ask: &Ask) -> Result<(), ApiError> {
+fn authorize(api: &ApiServer, ask: &Ask, trail: &mut Trail) -> Result<(), ApiError> {
     if ask.user.is_master() {
+        trail.decided(true, "");
         return Ok(());
     }
     let info = &ask.info;
@@ -250,6 +255,7 @@ fn authorize(api: &ApiServer, ask: &Ask) -> Result<(), ApiError> {
     };
     let snapshot = api.store.snapshot();
     let decision = api.authorizer.authorize(&attributes, &View(&snapshot));
+    trail.decided(decision.is_allowed(), decision.reason());
     if decision.is_allowed() {
         return Ok(());
     }
@@ -333,6 +339,12 @@ fn record(api: &ApiServer, ask: &Ask, response: &Response<Body>, started: Instan
         dry_run: ask.query.text("dryRun") == Some("All"),
         took: started.elapsed(),
     });
+}
+
+/// A proxy in front may have given the request its id.
+fn given_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get("audit-id")?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= 64).then_some(id)
 }
 
 fn is_apply(headers: &HeaderMap) -> bool {

@@ -1,8 +1,9 @@
-//! Every task the API server spawns: the accept loop's connections, and the tunnels of upgraded ones.
+//! Every task the API server spawns: the accept loop's connections, the tunnels of upgraded ones, the audit log's writer.
 //!
 //! Each connection has a handshake deadline, a deadline for its request head, a bounded number of streams, and ends
 //! on shutdown after a short grace. The number of connections is bounded by a semaphore.
 
+use crate::audit;
 use crate::body::BoxError;
 use crate::server::{ApiServer, Peer};
 use http_body_util::BodyExt;
@@ -67,6 +68,9 @@ pub(crate) async fn serve(
         .is_err()
     {
         tracing::warn!("connections were still open at the end of the grace period");
+    }
+    if let Some(audit) = &api.audit {
+        audit.flush().await;
     }
 }
 
@@ -138,4 +142,12 @@ pub(crate) fn tunnel(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::On
 /// Drives one connection to a node until it ends.
 pub(crate) fn drive(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(work);
+}
+
+/// Writes audit records until the server is gone; a thread, for disks block.
+pub(crate) fn audit(writer: audit::Writer) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name("audit-log".to_owned())
+        .spawn(|| writer.run())
+        .map(drop)
 }

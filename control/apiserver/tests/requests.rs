@@ -28,6 +28,7 @@ async fn server() -> Arc<ApiServer> {
         grpc: None,
         metrics: Registry::new(),
         advertise: "192.0.2.1:6443".into(),
+        audit: None,
     })
     .unwrap();
     for (path, object) in [

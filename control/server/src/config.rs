@@ -1,6 +1,7 @@
 //! What a server is told: plain data, made by the program from its file, flags and environment.
 
 use caravel_store::Timing;
+use caravel_apiserver::AuditLog;
 use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -47,6 +48,8 @@ pub struct ServerConfig {
     pub kubeconfig_server: Option<String>,
     /// Seconds after which a node that is silent is Unknown; upstream's 40 by default.
     pub node_grace_seconds: Option<i64>,
+    /// Where each request is recorded (`--audit-log-path`); nowhere by default.
+    pub audit_log: Option<AuditLog>,
 }
 
 /// Why a configuration cannot work.
@@ -95,6 +98,7 @@ impl Default for ServerConfig {
             kubeconfig: None,
             kubeconfig_server: None,
             node_grace_seconds: None,
+            audit_log: None,
         }
     }
 }

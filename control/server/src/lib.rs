@@ -14,5 +14,6 @@ mod quorum;
 mod start;
 mod tasks;
 
+pub use caravel_apiserver::AuditLog;
 pub use config::{ServerConfig, ServerConfigError};
 pub use start::run;

@@ -117,6 +117,7 @@ fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
         grpc: Some(routes),
         metrics: Registry::new(),
         advertise: std::net::SocketAddr::new(config.advertise, config.listen.port()).to_string(),
+        audit: config.audit_log.clone(),
     })?)
 }
 

@@ -30,6 +30,7 @@ pub(crate) async fn create(
     let json = json_body(ask, body).await?;
     let (object, warnings) = decode(api, target.row, &json, writer.options.validation)?;
     let done = writer.create(target.clone(), object, true).await?;
+    let _ = ask.created.set(done.name.clone());
     written(ask, &target, done, warnings)
 }
 
