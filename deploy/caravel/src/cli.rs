@@ -53,6 +53,9 @@ pub enum Command {
     /// Tokens with which machines join.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The servers that agree on the cluster's state.
+    #[command(subcommand)]
+    Member(MemberCommand),
     /// Print the administrator's kubeconfig.
     Kubeconfig(KubeconfigArgs),
     /// Look whether this machine's kernel and programs have what Caravel needs.
@@ -158,6 +161,42 @@ pub struct ServerArgs {
     /// Where the administrator's kubeconfig is written, for root only. Default: kubeconfig.yaml in --etc-dir.
     #[arg(long, env = "CARAVEL_WRITE_KUBECONFIG", value_name = "FILE")]
     pub write_kubeconfig: Option<PathBuf>,
+    /// Begin a new cluster. This is what a first start does anyway unless it is told to join one.
+    #[arg(long, env = "CARAVEL_CLUSTER_INIT", conflicts_with = "join")]
+    pub cluster_init: bool,
+    /// Join the cluster of this server, https://ADDRESS:6443; several are tried in order. Heeded by a first start only.
+    #[arg(long, env = "CARAVEL_JOIN", value_delimiter = ',', value_name = "URL")]
+    pub join: Vec<String>,
+    /// The token to join with, as `caravel token create --role server` printed it.
+    #[arg(long = "token", env = "CARAVEL_JOIN_TOKEN", hide_env_values = true)]
+    pub join_token: Option<String>,
+    /// A file that holds it.
+    #[arg(
+        long = "token-file",
+        env = "CARAVEL_JOIN_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with = "join_token"
+    )]
+    pub join_token_file: Option<PathBuf>,
+    /// Port on which the servers agree among themselves.
+    #[arg(long, env = "CARAVEL_PEER_PORT", default_value_t = 2380)]
+    pub peer_port: u16,
+    /// Milliseconds between a leader's heartbeats. The same on all servers.
+    #[arg(
+        long,
+        env = "CARAVEL_HEARTBEAT_INTERVAL",
+        default_value_t = 100,
+        value_name = "MS"
+    )]
+    pub heartbeat_interval: u64,
+    /// Milliseconds after which a silent leader is replaced, at the least; at the most twice that. The same on all servers.
+    #[arg(
+        long,
+        env = "CARAVEL_ELECTION_TIMEOUT",
+        default_value_t = 500,
+        value_name = "MS"
+    )]
+    pub election_timeout: u64,
     /// The join token, ID:SECRET, instead of one made at the first start (which lies in node-token in the data directory).
     #[arg(
         long = "server-token",
@@ -314,7 +353,7 @@ pub enum LabCommand {
     Up {
         #[command(flatten)]
         dir: LabDir,
-        /// Servers (only 1 is possible yet).
+        /// Servers: 1, 3 or 5.
         #[arg(long, default_value_t = 1)]
         servers: usize,
         /// Nodes.
@@ -476,6 +515,9 @@ pub enum TokenCommand {
     Create {
         #[command(flatten)]
         admin: AdminArgs,
+        /// What its holder may become.
+        #[arg(long, value_enum, default_value_t = TokenRole::Node)]
+        role: TokenRole,
         /// Hours until it expires; 0: never.
         #[arg(long, default_value_t = 24)]
         ttl_hours: u64,
@@ -493,6 +535,52 @@ pub enum TokenCommand {
         #[command(flatten)]
         admin: AdminArgs,
         id: String,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenRole {
+    Node,
+    Server,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum MemberCommand {
+    /// List the servers: who leads, who has a vote, who lags.
+    List {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Print what to run on a machine that shall become a server.
+    Add {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Hours until its token expires.
+        #[arg(long, default_value_t = 1)]
+        ttl_hours: u64,
+    },
+    /// Take a server out for ever. It can come back only as a new one.
+    Remove {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Its number or name.
+        server: String,
+    },
+    /// Give a learner its vote.
+    Promote {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Its number or name.
+        server: String,
+    },
+    /// Hand the leadership to another server.
+    TransferLeadership {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Its number or name. Default: the one that is furthest.
+        server: Option<String>,
     },
 }
 

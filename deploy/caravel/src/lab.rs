@@ -39,7 +39,7 @@ pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
         }
         LabCommand::Down { dir } => down::down(&layout(&dir)?)?,
         LabCommand::Status { dir, output } => {
-            let status = status::status(&layout(&dir)?)?;
+            let status = status::status(&layout(&dir)?).await?;
             match output {
                 Output::Json => println!("{}", serde_json::to_string(&status)?),
                 Output::Table => print!("{}", status.table()),

@@ -10,6 +10,7 @@ mod image;
 mod joining;
 mod kubeconfig;
 mod lab;
+mod member;
 mod name_server;
 mod node;
 mod server;
@@ -79,6 +80,7 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         Command::Lab(command) => lab::run(command).await,
         Command::Dns(args) => dns::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Image(command) => image::run(command).await.map(|()| ExitCode::SUCCESS),
+        Command::Member(command) => member::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Token(command) => token::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Kubeconfig(args) => kubeconfig::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args),

@@ -23,11 +23,24 @@ pub fn config(args: ServerArgs) -> anyhow::Result<ServerConfig> {
         None if !args.bind_address.is_unspecified() => args.bind_address,
         None => own_address(None).context("--advertise-address is not given, and")?,
     };
+    let join_token = match args.join_token_file {
+        Some(file) if !args.join.is_empty() => {
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("read the join token {}", file.display()))?;
+            Some(text.trim().to_owned())
+        }
+        _ => args.join_token,
+    };
     let config = ServerConfig {
         data_dir: args.server_data_dir,
         etc_dir: args.etc_dir,
         listen: SocketAddr::new(args.bind_address, args.https_listen_port),
         advertise,
+        peer_port: args.peer_port,
+        join: (!args.join.is_empty()).then_some(args.join),
+        join_token,
+        heartbeat_ms: args.heartbeat_interval,
+        election_ms: args.election_timeout,
         name: args.name.map_or_else(host_name, Ok)?,
         tls_sans: args.tls_san,
         cluster_cidr: args.cluster.cluster_cidr,

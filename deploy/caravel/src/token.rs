@@ -1,8 +1,8 @@
 //! `caravel token`: join tokens, kept by the cluster as hashed Secrets.
 
-use crate::cli::{AdminArgs, TokenCommand};
+use crate::cli::{AdminArgs, TokenCommand, TokenRole};
 use anyhow::Context as _;
-use caravel_auth::join::{self, SECRET_NAMESPACE, SECRET_TYPE, StoredToken};
+use caravel_auth::join::{self, SECRET_NAMESPACE, SECRET_TYPE, Scope, StoredToken};
 use caravel_client::{Kubeconfig, connect};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
@@ -12,19 +12,15 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
     match command {
         TokenCommand::Create {
             admin,
+            role,
             ttl_hours,
             description,
         } => {
-            let (kubeconfig, secrets) = admin_api(&admin).await?;
-            let now = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs();
-            let expires = (ttl_hours > 0).then(|| now + ttl_hours * 3600);
-            println!(
-                "{}",
-                create(&kubeconfig.ca, &secrets, expires, &description).await?
-            );
+            let scope = match role {
+                TokenRole::Node => Scope::Node,
+                TokenRole::Server => Scope::Server,
+            };
+            println!("{}", make(&admin, scope, ttl_hours, &description).await?);
         }
         TokenCommand::List { admin } => {
             let (_, secrets) = admin_api(&admin).await?;
@@ -32,13 +28,17 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
                 .list(&ListParams::default().fields(&format!("type={SECRET_TYPE}")))
                 .await
                 .context("list join tokens")?;
-            println!("{:<14} {:<20} DESCRIPTION", "ID", "EXPIRES");
+            println!("{:<14} {:<7} {:<20} DESCRIPTION", "ID", "ROLE", "EXPIRES");
             for token in all.iter().filter_map(StoredToken::from_secret) {
                 let expires = token.expires.map_or_else(
                     || "never".to_owned(),
                     |at| format!("in {} min", remaining(at) / 60),
                 );
-                println!("{:<14} {expires:<20} {}", token.id, token.description);
+                let role = token.scope.to_string();
+                println!(
+                    "{:<14} {role:<7} {expires:<20} {}",
+                    token.id, token.description
+                );
             }
         }
         TokenCommand::Delete { admin, id } => {
@@ -52,16 +52,22 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a token for the cluster with this CA (PEM).
-async fn create(
-    ca: &str,
-    secrets: &Api<Secret>,
-    expires: Option<u64>,
+/// Makes a token for the cluster of this kubeconfig.
+pub async fn make(
+    admin: &AdminArgs,
+    scope: Scope,
+    ttl_hours: u64,
     description: &str,
 ) -> anyhow::Result<String> {
-    let hash = caravel_auth::certificate::hash_of_first(ca)
+    let (kubeconfig, secrets) = admin_api(admin).await?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let expires = (ttl_hours > 0).then(|| now + ttl_hours * 3600);
+    let hash = caravel_auth::certificate::hash_of_first(&kubeconfig.ca)
         .context("the kubeconfig holds no CA certificate")?;
-    let (token, stored) = join::create(&hash, expires, description);
+    let (token, stored) = join::create(&hash, scope, expires, description);
     secrets
         .create(&PostParams::default(), &stored.to_secret()?)
         .await
@@ -69,7 +75,7 @@ async fn create(
     Ok(token.to_string())
 }
 
-async fn admin_api(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, Api<Secret>)> {
+pub async fn admin_api(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, Api<Secret>)> {
     let path = admin.kubeconfig.display();
     let text = std::fs::read_to_string(&admin.kubeconfig)
         .with_context(|| format!("read {path} (run this on a server, or give --kubeconfig)"))?;

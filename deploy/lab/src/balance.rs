@@ -1,21 +1,18 @@
-//! The API's port on this machine's loopback: connections go to a living server, the last good one first.
+//! The API's port on this machine's loopback, balanced over the servers that are ready ([`caravel_client::balance`]).
 //!
 //! A process of its own (`caravel lab balance`), which also answers the hosts' DNS queries ([`crate::resolver`]).
-//! It knows nothing of TLS: what passes through is the client's and the server's affair.
 
 use crate::layout::Layout;
 use crate::record::Record;
-use crate::{resolver, tasks};
+use crate::resolver;
 use anyhow::Context as _;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use caravel_client::{Kubeconfig, balance};
+use std::net::Ipv4Addr;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-const CONNECT: Duration = Duration::from_secs(2);
-const MAX_CONNECTIONS: usize = 4096;
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Until the process is told to end.
 pub async fn run(layout: &Layout) -> anyhow::Result<()> {
@@ -23,13 +20,13 @@ pub async fn run(layout: &Layout) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, record.port))
         .await
         .with_context(|| format!("listen on 127.0.0.1:{}", record.port))?;
-    let servers: Arc<[SocketAddr]> = record
-        .servers()
-        .map(|s| SocketAddr::from((s.address, 6443)))
-        .collect();
-    tracing::info!(port = record.port, ?servers, "balancing the API");
+    let servers = watch::Sender::new(record.server_urls());
+    tracing::info!(port = record.port, "balancing the API");
+    let balancing = async {
+        balance::run(listener, servers.subscribe(), ca(layout).await).await;
+    };
     tokio::select! {
-        result = accept(listener, servers) => result,
+        () = balancing => Ok(()),
         // Without it the cluster works, but outside names do not resolve: say so, and go on.
         () = async {
             if let Err(error) = resolver::run(&record).await {
@@ -40,40 +37,13 @@ pub async fn run(layout: &Layout) -> anyhow::Result<()> {
     }
 }
 
-async fn accept(listener: TcpListener, servers: Arc<[SocketAddr]>) -> anyhow::Result<()> {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let good = Arc::new(AtomicUsize::new(0));
+/// The cluster's CA, once its first server has made it and `lab up` has written the kubeconfig.
+async fn ca(layout: &Layout) -> String {
     loop {
-        let place = places.clone().acquire_owned().await?;
-        let (mut client, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!("accept: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (servers, good) = (servers.clone(), good.clone());
-        tasks::serve(async move {
-            let _place = place;
-            let Some(mut server) = reach(&servers, &good).await else {
-                return;
-            };
-            let _ = (client.set_nodelay(true), server.set_nodelay(true));
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-        });
-    }
-}
-
-async fn reach(servers: &[SocketAddr], good: &AtomicUsize) -> Option<TcpStream> {
-    let first = good.load(Ordering::Relaxed);
-    for n in 0..servers.len() {
-        let at = (first + n) % servers.len();
-        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, TcpStream::connect(servers[at])).await
-        {
-            good.store(at, Ordering::Relaxed);
-            return Some(stream);
+        let text = tokio::fs::read_to_string(layout.kubeconfig()).await;
+        if let Some(kubeconfig) = text.ok().and_then(|text| Kubeconfig::parse(&text).ok()) {
+            return kubeconfig.ca;
         }
+        tokio::time::sleep(AGAIN).await;
     }
-    None
 }

@@ -36,14 +36,35 @@ pub fn configure(
     extra: &[String],
 ) -> anyhow::Result<()> {
     let mut lines = match host.role {
-        Role::Server => vec![
-            format!("name: {}", host.name),
-            format!("advertise-address: {}", host.address),
-            "tls-san:".to_owned(),
-            "- 127.0.0.1".to_owned(),
-            format!("- {}", record.gateway()),
-            format!("- {}", host.name),
-        ],
+        Role::Server => {
+            let mut lines = vec![
+                format!("name: {}", host.name),
+                format!("advertise-address: {}", host.address),
+                "tls-san:".to_owned(),
+                "- 127.0.0.1".to_owned(),
+                format!("- {}", record.gateway()),
+                format!("- {}", host.name),
+            ];
+            let others: Vec<&Host> = record
+                .servers()
+                .filter(|server| server.name != host.name)
+                .collect();
+            // The first begins the cluster, the others join it through any that is there.
+            if record
+                .servers()
+                .next()
+                .is_some_and(|first| first.name != host.name)
+            {
+                lines.push(format!("token-file: {TOKEN_FILE}"));
+                lines.push("join:".to_owned());
+                lines.extend(
+                    others
+                        .iter()
+                        .map(|server| format!("- https://{}:6443", server.address)),
+                );
+            }
+            lines
+        }
         Role::Node => {
             let mut lines = vec![
                 format!("node-name: {}", host.name),

@@ -3,8 +3,13 @@
 use crate::daemon;
 use crate::layout::Layout;
 use crate::record::{Record, Role};
+use caravel_client::{Config, Kubeconfig, grpc};
+use caravel_rpc::cluster::v1::cluster_client::ClusterClient;
+use caravel_rpc::cluster::v1::{Member, MembersRequest, MembersResponse};
+use futures::future::join_all;
 use serde::Serialize;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -21,22 +26,55 @@ pub struct HostStatus {
     pub leader: bool,
 }
 
-pub fn status(layout: &Layout) -> anyhow::Result<Status> {
+/// A server that has not answered by then is not asked further.
+const ANSWER: Duration = Duration::from_secs(2);
+
+pub async fn status(layout: &Layout) -> anyhow::Result<Status> {
     let record = Record::load(layout)?;
+    let leader = leader(layout, &record).await;
     let hosts = record.hosts.iter().map(|host| {
         let running = daemon::running(layout, host).is_some();
-        // One server leads whenever it runs; with several, the leader will have to be asked for.
         HostStatus {
             name: host.name.clone(),
             role: host.role,
             address: host.address,
             running,
-            leader: running && host.role == Role::Server,
+            leader: running && leader.as_ref() == Some(&host.name),
         }
     });
     Ok(Status {
         hosts: hosts.collect(),
     })
+}
+
+/// The name of the server that leads, as those say that know the latest term.
+async fn leader(layout: &Layout, record: &Record) -> Option<String> {
+    let text = std::fs::read_to_string(layout.kubeconfig()).ok()?;
+    let kubeconfig = Kubeconfig::parse(&text).ok()?;
+    let running = record
+        .servers()
+        .filter(|host| daemon::running(layout, host).is_some());
+    let asked = running.map(|host| {
+        let config = kubeconfig
+            .clone()
+            .at(&format!("https://{}:6443", host.address))
+            .config();
+        async move { tokio::time::timeout(ANSWER, members(&config)).await.ok()? }
+    });
+    let latest = join_all(asked)
+        .await
+        .into_iter()
+        .flatten()
+        .filter(|answer| answer.leader != 0)
+        .max_by_key(|answer| answer.term)?;
+    let name = |member: &Member| (member.id == latest.leader).then(|| member.name.clone());
+    latest.members.iter().find_map(name)
+}
+
+async fn members(config: &Config) -> Option<MembersResponse> {
+    let channel = grpc::channel(config).await.ok()?;
+    let answer = ClusterClient::new(channel).members(MembersRequest {}).await;
+    Some(answer.ok()?.into_inner())
 }
 
 impl Status {

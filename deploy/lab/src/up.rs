@@ -4,15 +4,17 @@ use crate::layout::Layout;
 use crate::record::{self, Host, Record};
 use crate::{cgroups, daemon, down, host, links, subnet};
 use anyhow::Context as _;
+use caravel_auth::certificate;
+use caravel_auth::join::{self, SECRET_NAMESPACE, Scope};
 use caravel_client::{Kubeconfig, connect};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, PostParams};
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Allocation of subnets and ports, one lab at a time.
@@ -20,6 +22,8 @@ const LOCK: &str = "/var/lock/caravel-lab";
 /// The first server makes the cluster's keys; a loaded machine takes its time.
 const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 const NODE_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a server's join token is good.
+const TOKEN_SECONDS: u64 = 3600;
 
 #[derive(Clone, Debug)]
 pub struct UpOptions {
@@ -60,8 +64,15 @@ pub async fn up(layout: &Layout, options: &UpOptions) -> anyhow::Result<()> {
     match build(layout, options, &progress).await {
         Ok(record) => {
             progress.done(&format!(
-                "ready: {} server, {} nodes, API on https://127.0.0.1:{}",
-                options.servers, options.nodes, record.port
+                "ready: {} {}, {} nodes, API on https://127.0.0.1:{}",
+                options.servers,
+                if options.servers == 1 {
+                    "server"
+                } else {
+                    "servers"
+                },
+                options.nodes,
+                record.port
             ));
             Ok(())
         }
@@ -78,8 +89,8 @@ fn check(options: &UpOptions) -> anyhow::Result<()> {
         "a lab makes network namespaces and mounts: run it as root"
     );
     anyhow::ensure!(
-        options.servers == 1,
-        "--servers {}: more than one server is not possible yet",
+        [1, 3, 5].contains(&options.servers),
+        "--servers {}: 1, 3 or 5 servers agree best; an even number bears no more failures than one less",
         options.servers
     );
     anyhow::ensure!((1..=50).contains(&options.nodes), "--nodes must be 1 to 50");
@@ -131,16 +142,26 @@ async fn resume(layout: &Layout, record: &Record) -> anyhow::Result<()> {
 }
 
 async fn start(layout: &Layout, record: &Record, progress: &Progress) -> anyhow::Result<()> {
-    for server in record.servers() {
+    let first = record.servers().next().context("the lab has no server")?;
+    // A cluster that is there comes back when most of its servers do: all at once. A new one begins with its first.
+    let begun = layout.kubeconfig().exists();
+    for server in record.servers().take(if begun { usize::MAX } else { 1 }) {
         progress.say(&format!("starting {}", server.name));
         daemon::start(layout, server)?;
     }
-    let client = server_ready(layout, record, progress).await?;
+    let client = server_ready(layout, record, first, progress).await?;
+    for server in record.servers().skip(1) {
+        if daemon::running(layout, server).is_none() {
+            if !has_token(layout, server) {
+                daemon::give_token(layout, &server.name, &server_token(layout).await?)?;
+            }
+            progress.say(&format!("starting {}", server.name));
+            daemon::start(layout, server)?;
+        }
+        server_ready(layout, record, server, progress).await?;
+    }
     for node in record.nodes() {
-        if !layout
-            .host_file(&node.name, daemon::TOKEN_FILE)
-            .is_some_and(|file| file.exists())
-        {
+        if !has_token(layout, node) {
             daemon::give_token(layout, &node.name, &join_token(layout, record)?)?;
         }
         progress.say(&format!("starting {}", node.name));
@@ -216,12 +237,18 @@ fn stock_images(layout: &Layout, record: &Record, images: &[PathBuf]) -> anyhow:
 /// Archives that a node imports at its start.
 pub const IMAGES: &str = "/var/lib/caravel/node/images";
 
+fn has_token(layout: &Layout, host: &Host) -> bool {
+    layout
+        .host_file(&host.name, daemon::TOKEN_FILE)
+        .is_some_and(|file| file.exists())
+}
+
 async fn server_ready(
     layout: &Layout,
     record: &Record,
+    server: &Host,
     progress: &Progress,
 ) -> anyhow::Result<kube::Client> {
-    let server = record.servers().next().context("the lab has no server")?;
     let own = layout
         .host_file(&server.name, "/etc/caravel/kubeconfig.yaml")
         .context("the kubeconfig")?;
@@ -243,10 +270,13 @@ async fn server_ready(
             daemon::tail(&layout.log(&server.name))
         );
         if let Ok(text) = fs::read_to_string(&own) {
-            let kubeconfig =
-                Kubeconfig::parse(&text)?.at(&format!("https://127.0.0.1:{}", record.port));
-            match ready(&kubeconfig).await {
+            let kubeconfig = Kubeconfig::parse(&text)?;
+            let itself = kubeconfig
+                .clone()
+                .at(&format!("https://{}:6443", server.address));
+            match ready(&itself).await {
                 Ok(client) => {
+                    let kubeconfig = kubeconfig.at(&format!("https://127.0.0.1:{}", record.port));
                     write_private(&layout.kubeconfig(), &kubeconfig.to_yaml()?)?;
                     return Ok(client);
                 }
@@ -256,6 +286,25 @@ async fn server_ready(
         progress.tick();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// A token for one more server, made through a living one.
+async fn server_token(layout: &Layout) -> anyhow::Result<String> {
+    let text = fs::read_to_string(layout.kubeconfig())?;
+    let kubeconfig = Kubeconfig::parse(&text)?;
+    let hash = certificate::hash_of_first(&kubeconfig.ca).context("the kubeconfig has no CA")?;
+    let expires = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+        + TOKEN_SECONDS;
+    let (token, stored) = join::create(&hash, Scope::Server, Some(expires), "a lab's server");
+    let client = connect::connect(&kubeconfig.config()).await?;
+    Api::namespaced(client, SECRET_NAMESPACE)
+        .create(&PostParams::default(), &stored.to_secret()?)
+        .await
+        .context("keep a join token")?;
+    Ok(token.to_string())
 }
 
 /// The token that the first server made for its cluster.

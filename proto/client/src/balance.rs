@@ -1,0 +1,233 @@
+//! One address for all servers of a cluster: connections go to a server that is ready, and leave one that no longer is.
+//!
+//! Each server is asked `/readyz` every second. It counts as gone when it refuses connections, says itself that it is not
+//! ready, or has not answered for a while; then its connections are closed, so that clients connect again and land
+//! elsewhere. What passes through is not looked into: TLS ends at the server. As k3s' agent load balancer.
+
+use crate::connect::{self, Config, Credential};
+use crate::tasks;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+const CONNECT: Duration = Duration::from_secs(2);
+const ASK: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(2);
+/// Questions in a row that a server may leave unanswered, or answer with no.
+const MISSED: u32 = 2;
+const MAX_CONNECTIONS: usize = 4096;
+
+/// What is known of one server.
+#[derive(Clone)]
+struct Place {
+    address: String,
+    ready: Arc<watch::Sender<bool>>,
+}
+
+type Places = Arc<watch::Sender<Vec<Place>>>;
+
+/// Serves `listener` until dropped. `servers` are URLs, which may change; `ca` is the cluster's, PEM.
+pub async fn run(listener: TcpListener, servers: watch::Receiver<Vec<String>>, ca: String) {
+    let places: Places = Arc::new(watch::Sender::new(Vec::new()));
+    tokio::join!(
+        probe_all(servers, ca, places.clone()),
+        accept(listener, places)
+    );
+}
+
+/// Keeps one prober for every server there is.
+async fn probe_all(mut servers: watch::Receiver<Vec<String>>, ca: String, places: Places) {
+    let mut probers: BTreeMap<String, (Place, JoinSet<()>)> = BTreeMap::new();
+    loop {
+        let urls = servers.borrow_and_update().clone();
+        probers.retain(|url, _| urls.contains(url));
+        for url in &urls {
+            if probers.contains_key(url) {
+                continue;
+            }
+            let Ok(address) = connect::authority(url) else {
+                tracing::warn!(url, "not a server's URL");
+                continue;
+            };
+            let place = Place {
+                address,
+                ready: Arc::new(watch::Sender::new(true)),
+            };
+            let probing = probe(url.clone(), ca.clone(), place.ready.clone());
+            probers.insert(url.clone(), (place, tasks::owned(probing)));
+        }
+        let now = urls
+            .iter()
+            .filter_map(|url| Some(probers.get(url)?.0.clone()));
+        places.send_replace(now.collect());
+        if servers.changed().await.is_err() {
+            // The list is final; the probers go on.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn probe(url: String, ca: String, ready: Arc<watch::Sender<bool>>) {
+    let config = Config {
+        servers: vec![url.clone()],
+        ca,
+        credential: Credential::Anonymous,
+        namespace: None,
+    };
+    let Ok(client) = connect::client(&config, &url) else {
+        tracing::warn!(url, "the server cannot be asked whether it is ready");
+        return;
+    };
+    let mut missed = 0;
+    loop {
+        match timeout(ANSWER, ask(&client)).await {
+            Ok(Ok(())) => missed = 0,
+            Ok(Err(Refused::Connection)) => missed = MISSED,
+            Ok(Err(Refused::No)) | Err(_) => missed += 1,
+        }
+        let is = missed < MISSED;
+        if ready.send_if_modified(|was| std::mem::replace(was, is) != is) {
+            tracing::info!(server = %url, ready = is, "the API server");
+        }
+        sleep(ASK).await;
+    }
+}
+
+enum Refused {
+    /// Nobody listens.
+    Connection,
+    No,
+}
+
+async fn ask(client: &kube::Client) -> Result<(), Refused> {
+    let request = http::Request::get("/readyz")
+        .body(Vec::new())
+        .map_err(|_| Refused::No)?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(_)) => Err(Refused::No),
+        Err(error) => Err(match refused(&error) {
+            true => Refused::Connection,
+            false => Refused::No,
+        }),
+    }
+}
+
+fn refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+async fn accept(listener: TcpListener, places: Places) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = room.clone().acquire_owned().await else {
+            return;
+        };
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection");
+                sleep(ASK).await;
+                continue;
+            }
+        };
+        let places = places.borrow().clone();
+        tasks::spawn(&mut connections, async move {
+            let _place = place;
+            serve(client, places).await;
+        });
+    }
+}
+
+async fn serve(mut client: TcpStream, places: Vec<Place>) {
+    let Some((mut server, place)) = reach(places).await else {
+        return;
+    };
+    // Small messages; a socket that cannot be set is only slower.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let mut ready = place.ready.subscribe();
+    tokio::select! {
+        // Either end may close or break; that is their affair.
+        _ = copy_bidirectional(&mut client, &mut server) => {}
+        _ = ready.wait_for(|ready| !ready) => {}
+    }
+}
+
+/// The first server that is ready and takes a connection; when none is ready, the first that takes one.
+async fn reach(places: Vec<Place>) -> Option<(TcpStream, Place)> {
+    let (ready, rest): (Vec<_>, Vec<_>) =
+        places.into_iter().partition(|place| *place.ready.borrow());
+    let only_rest = ready.is_empty();
+    for place in if only_rest { rest } else { ready } {
+        if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(&place.address)).await {
+            // One that is not ready would be left at once.
+            if only_rest {
+                let ready = Arc::new(watch::Sender::new(true));
+                return Some((stream, Place { ready, ..place }));
+            }
+            return Some((stream, place));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn server() -> (Place, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let place = Place {
+            address,
+            ready: Arc::new(watch::Sender::new(true)),
+        };
+        (place, listener)
+    }
+
+    #[tokio::test]
+    async fn connections_leave_a_server_that_is_not_ready() {
+        let (first, at_first) = server().await;
+        let (second, at_second) = server().await;
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = front.local_addr().unwrap();
+        let places: Places = Arc::new(watch::Sender::new(vec![first.clone(), second]));
+        let mut running = JoinSet::new();
+        running.spawn(accept(front, places));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut there, _) = at_first.accept().await.unwrap();
+        there.write_all(b"1").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'1');
+        first.ready.send_replace(false);
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "closed");
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut there, _) = at_second.accept().await.unwrap();
+        there.write_all(b"2").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'2');
+    }
+
+    #[tokio::test]
+    async fn when_nobody_is_ready_anybody_is_tried() {
+        let (only, listener) = server().await;
+        only.ready.send_replace(false);
+        let (stream, place) = reach(vec![only]).await.unwrap();
+        assert!(*place.ready.borrow());
+        drop((stream, listener));
+    }
+}
