@@ -26,6 +26,7 @@ mod node_status;
 mod objects;
 mod pod;
 mod pods;
+mod pressure;
 mod qos;
 mod run;
 mod server;

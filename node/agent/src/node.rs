@@ -13,16 +13,14 @@ use tokio::time::Instant;
 
 use crate::api::code;
 use crate::events::Kind;
-use crate::machine;
 use crate::node_status::{self, Health};
+use crate::pressure::{self, Lately};
 use crate::tasks::blocking;
 use crate::world::World;
 
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the machine is looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// Below these pods are in danger, as upstream's default eviction thresholds.
-const LEAST_MEMORY: i64 = 100 << 20;
 
 /// Creates the Node, or brings a known one's labels up to date. Goes on until it is done.
 pub(crate) async fn register(world: &World) -> Option<Node> {
@@ -48,7 +46,7 @@ async fn register_once(world: &World) -> kube::Result<Node> {
         Ok(node) => node,
         Err(error) if code(&error) == Some(404) => {
             let taints = Some(world.config.taints.clone()).filter(|t| !t.is_empty());
-            let health = health(world);
+            let health = health(world, &mut Lately::default());
             let mut node = Node {
                 metadata: ObjectMeta {
                     name: Some(name.clone()),
@@ -101,11 +99,12 @@ pub(crate) async fn report(world: Arc<World>, mut node: Node) {
     let mut network = world.network.clone();
     let mut last: Option<(Health, Vec<Image>)> = None;
     let mut due = Instant::now();
+    let mut lately = Lately::default();
     world
         .events
         .node(&node, Kind::Normal, "Starting", "Starting kubelet.");
     loop {
-        let health = health(&world);
+        let health = health(&world, &mut lately);
         let store = world.images.clone();
         let images = blocking(move || store.list()).await.unwrap_or_default();
         let changed = last
@@ -166,13 +165,10 @@ pub(crate) async fn report(world: Arc<World>, mut node: Node) {
     }
 }
 
-fn health(world: &World) -> Health {
-    let disk = machine::disk(&world.config.data_dir);
+fn health(world: &World, lately: &mut Lately) -> Health {
+    let signals = pressure::signals(&world.config.kubelet_dir, &world.config.data_dir);
     Health {
         network: world.network.borrow().is_some(),
-        memory_pressure: machine::meminfo("MemAvailable:").is_some_and(|free| free < LEAST_MEMORY),
-        // Less than a tenth, as upstream's nodefs.available<10%, but never while 10 GiB are free: large disks.
-        disk_pressure: disk.is_some_and(|d| d.free < d.total / 10 && d.free < 10 << 30),
-        pid_pressure: false,
+        pressures: lately.see(signals, Instant::now()),
     }
 }

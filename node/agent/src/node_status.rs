@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::NodeConfig;
 use crate::machine::Machine;
+use crate::pressure::Pressures;
 
 pub(crate) const KUBELET: &str = concat!("v1.37.0+caravel-", env!("CARGO_PKG_VERSION"));
 const RUNTIME: &str = concat!("caravel://", env!("CARGO_PKG_VERSION"));
@@ -25,9 +26,7 @@ const MAX_IMAGES: usize = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Health {
     pub network: bool,
-    pub memory_pressure: bool,
-    pub disk_pressure: bool,
-    pub pid_pressure: bool,
+    pub pressures: Pressures,
 }
 
 /// Labels that every node carries.
@@ -129,7 +128,7 @@ fn conditions(health: Health, known: &Node, now: Timestamp) -> Vec<NodeCondition
     let verdicts = [
         pressure(
             "MemoryPressure",
-            health.memory_pressure,
+            health.pressures.memory,
             [
                 "KubeletHasSufficientMemory",
                 "kubelet has sufficient memory available",
@@ -141,13 +140,13 @@ fn conditions(health: Health, known: &Node, now: Timestamp) -> Vec<NodeCondition
         ),
         pressure(
             "DiskPressure",
-            health.disk_pressure,
+            health.pressures.disk,
             ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
             ["KubeletHasDiskPressure", "kubelet has disk pressure"],
         ),
         pressure(
             "PIDPressure",
-            health.pid_pressure,
+            health.pressures.pids,
             [
                 "KubeletHasSufficientPID",
                 "kubelet has sufficient PID available",

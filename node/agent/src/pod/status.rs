@@ -7,7 +7,8 @@ use caravel_api::time;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus, ResourceRequirements,
+    VolumeMount, VolumeMountStatus,
 };
 
 use super::backoff;
@@ -319,8 +320,33 @@ fn container(
         started: Some(started),
         state: Some(state),
         last_state,
+        // Nothing is resized in place: what was asked for is what it has.
+        allocated_resources: spec.resources.as_ref().and_then(|r| r.requests.clone()),
+        resources: Some(ResourceRequirements {
+            claims: None,
+            ..spec.resources.clone().unwrap_or_default()
+        }),
+        volume_mounts: mounts(spec),
         ..ContainerStatus::default()
     }
+}
+
+fn mounts(spec: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = spec.volume_mounts.as_ref().filter(|m| !m.is_empty())?;
+    let one = |mount: &VolumeMount| VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only.filter(|only| *only),
+        recursive_read_only: (mount.read_only == Some(true)).then(|| {
+            match mount.recursive_read_only.as_deref() {
+                Some("IfPossible" | "Enabled") => "Enabled",
+                _ => "Disabled",
+            }
+            .into()
+        }),
+        volume_status: None,
+    };
+    Some(mounts.iter().map(one).collect())
 }
 
 /// Whether a container that ended and is to be started again waits for something, rather than starting right now.
@@ -439,4 +465,86 @@ fn terminated(attempt: &Attempt) -> Option<ApiState> {
 
 fn id(id: &str) -> String {
     format!("caravel://{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Refusal;
+    use serde_json::json;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [{
+            "name": "main", "image": "a:1",
+            "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
+            "volumeMounts": [
+                {"name": "a", "mountPath": "/a"},
+                {"name": "b", "mountPath": "/b", "readOnly": true},
+                {"name": "c", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "IfPossible"},
+            ],
+        }]}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_a_container_has_been_given() {
+        let status = status(&pod(), &Observed::default(), None, at(0));
+        let told = serde_json::to_value(&status.container_statuses.unwrap()[0]).unwrap();
+        assert_eq!(
+            told["resources"],
+            json!({"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}})
+        );
+        assert_eq!(told["allocatedResources"], json!({"cpu": "1"}));
+        assert_eq!(
+            told["volumeMounts"],
+            json!([
+                {"name": "a", "mountPath": "/a"},
+                {"name": "b", "mountPath": "/b", "readOnly": true, "recursiveReadOnly": "Disabled"},
+                {"name": "c", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "Enabled"},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_refused_pod_has_failed_for_good() {
+        let mut pod = pod();
+        let seen = Observed {
+            refused: Some(Refusal {
+                reason: "OutOfcpu".into(),
+                message: "too much".into(),
+            }),
+            ..Observed::default()
+        };
+        let first = status(&pod, &seen, None, at(0));
+        let told = |s: &PodStatus| {
+            (
+                s.phase.clone(),
+                s.reason.clone(),
+                s.message.clone(),
+                s.container_statuses.is_none(),
+            )
+        };
+        let expected = (
+            Some("Failed".into()),
+            Some("OutOfcpu".into()),
+            Some("Pod was rejected: too much".into()),
+            true,
+        );
+        assert_eq!(told(&first), expected);
+        assert_eq!(
+            plan::plan(&pod, &seen, at(0)),
+            [],
+            "its failure is told first, and nothing is made for it"
+        );
+        // A daemon that starts later knows it from the API server alone.
+        pod.status = Some(first);
+        assert_eq!(
+            told(&status(&pod, &Observed::default(), None, at(9))),
+            expected
+        );
+    }
 }
