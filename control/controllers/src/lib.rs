@@ -28,6 +28,7 @@ pub mod workload;
 pub use action::{Action, Deletion, Note, Outcomes, Plan, Propagation};
 pub use events::EventRecord;
 pub use hand::{Applied, Hand};
+pub use network::kubernetes::{ApiService, Server};
 pub use row::{Row, Situation};
 pub use settings::Settings;
 pub use tasks::run;
@@ -43,6 +44,7 @@ pub static CONTROLLERS: &[Row] = &[
     network::endpoints::CONTROLLER,
     network::slices::CONTROLLER,
     network::mirroring::CONTROLLER,
+    network::kubernetes::CONTROLLER,
     node::cidr::CONTROLLER,
     node::health::CONTROLLER,
     node::taint_eviction::CONTROLLER,

@@ -2,5 +2,6 @@
 
 pub mod backends;
 pub mod endpoints;
+pub mod kubernetes;
 pub mod mirroring;
 pub mod slices;

@@ -1,5 +1,6 @@
 //! What controllers are told about the cluster when they start. Defaults are upstream's.
 
+use crate::network::kubernetes::ApiService;
 use ipnet::Ipv4Net;
 
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Settings {
     pub node_period_seconds: i64,
     /// Events live this long (`--event-ttl`).
     pub event_ttl_seconds: i64,
+    /// The API's own Service, and the servers behind it; not kept where none is named.
+    pub api: Option<ApiService>,
 }
 
 impl Default for Settings {
@@ -27,6 +30,7 @@ impl Default for Settings {
             node_grace_seconds: 40,
             node_period_seconds: 5,
             event_ttl_seconds: 3600,
+            api: None,
         }
     }
 }

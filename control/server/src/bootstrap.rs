@@ -38,8 +38,7 @@ pub(crate) async fn bootstrap(api: &Arc<ApiServer>, config: &ServerConfig) -> Re
     ensure(&verbs, "networking.k8s.io", "servicecidrs", "", cidr).await?;
     let (api_service, dns_service) = services(config);
     ensure(&verbs, "", "services", "default", api_service).await?;
-    ensure(&verbs, "", "services", "kube-system", dns_service).await?;
-    endpoints(&verbs, config).await
+    ensure(&verbs, "", "services", "kube-system", dns_service).await
 }
 
 fn row(group: &str, plural: &str) -> Result<&'static Row> {
@@ -64,22 +63,6 @@ async fn ensure(
         Ok(_) => Ok(()),
         Err(error) if error.is_already_exists() => Ok(()),
         Err(error) => Err(error).with_context(|| format!("create {plural} {name}")),
-    }
-}
-
-/// Replaces an object that is there, or creates it.
-async fn put(
-    verbs: &Internal,
-    group: &str,
-    plural: &str,
-    namespace: &str,
-    object: Value,
-) -> Result<()> {
-    let row = row(group, plural)?;
-    match verbs.update(row, namespace, object.clone()).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => ensure(verbs, group, plural, namespace, object).await,
-        Err(error) => Err(error).with_context(|| format!("update {plural}")),
     }
 }
 
@@ -109,32 +92,6 @@ fn services(config: &ServerConfig) -> (Value, Value) {
         },
     });
     (api, dns)
-}
-
-/// The living servers behind `default/kubernetes`: this one.
-async fn endpoints(verbs: &Internal, config: &ServerConfig) -> Result<()> {
-    let (address, port) = (config.advertise.to_string(), config.listen.port());
-    let endpoints = json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
-        "subsets": [{ "addresses": [{ "ip": address }], "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }],
-    });
-    put(verbs, "", "endpoints", "default", endpoints).await?;
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "kubernetes.io/service-name": "kubernetes" } },
-        "addressType": if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{ "addresses": [address], "conditions": { "ready": true, "serving": true, "terminating": false } }],
-        "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
-    });
-    put(
-        verbs,
-        "discovery.k8s.io",
-        "endpointslices",
-        "default",
-        slice,
-    )
-    .await
 }
 
 /// Upstream's default roles and bindings: what is missing is made, what was removed from them is put back.

@@ -1,7 +1,7 @@
 //! What a server is told: plain data, made by the program from its file, flags and environment.
 
-use caravel_store::Timing;
 use caravel_apiserver::AuditLog;
+use caravel_store::Timing;
 use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;

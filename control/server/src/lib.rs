@@ -9,6 +9,7 @@ mod config;
 mod hand;
 mod join;
 mod kubeconfig;
+mod living;
 mod place;
 mod quorum;
 mod start;

@@ -13,9 +13,10 @@ use crate::quorum::{self, Quorum};
 use crate::tasks::Running;
 use anyhow::{Context, Result};
 use caravel_apiserver::{ApiServer, Config};
-use caravel_controllers::Settings;
+use caravel_controllers::{ApiService, Settings};
 use caravel_exporter::Registry;
 use caravel_rpc::cluster::v1::ClusterConfig;
+use caravel_store::Store;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -48,7 +49,11 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     bootstrap::join_token(&api, &config).await?;
     let mut running = Running::new(shutdown.child_token());
     let hand = Arc::new(ApiHand { api: api.clone() });
-    running.controllers(store.clone(), hand.clone(), settings(&config, &authority));
+    running.controllers(
+        store.clone(),
+        hand.clone(),
+        settings(&config, &store, &authority),
+    );
     running.scheduler(store.clone(), hand);
     running.quorum(store, quorum.transport());
     running.api(api, listener, tls);
@@ -121,11 +126,16 @@ fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
     })?)
 }
 
-fn settings(config: &ServerConfig, authority: &caravel_auth::Authority) -> Settings {
+fn settings(config: &ServerConfig, store: &Store, authority: &caravel_auth::Authority) -> Settings {
     let defaults = Settings::default();
+    let store = store.clone();
     Settings {
         root_ca: authority.ca_pem().to_owned(),
         cluster_cidr: config.cluster_cidr,
+        api: Some(ApiService {
+            ip: config.kubernetes_ip(),
+            servers: Arc::new(move || crate::living::servers(&store)),
+        }),
         node_grace_seconds: config
             .node_grace_seconds
             .unwrap_or(defaults.node_grace_seconds),
