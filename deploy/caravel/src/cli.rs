@@ -324,6 +324,9 @@ pub struct NodeSettings {
     /// The resolver configuration that pods with dnsPolicy Default get, and that the cluster's DNS asks about other names.
     #[arg(long, env = "CARAVEL_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
+    /// Port on loopback through which this node's programs reach whichever server is ready.
+    #[arg(long, env = "CARAVEL_BALANCER_PORT", default_value_t = 6444)]
+    pub balancer_port: u16,
     /// Pods that may run here at once.
     #[arg(long, env = "CARAVEL_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,

@@ -1,5 +1,6 @@
 //! `caravel node`: joins, and hands the node daemon its configuration.
 
+use crate::balancer::Balancer;
 use crate::cli::{NodeArgs, NodeSettings};
 use crate::joining::{Identity, Joining, identity};
 use crate::name_server::NameServer;
@@ -67,7 +68,10 @@ pub async fn join_and_run(
         identity = identity(&tls, joining) => identity?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let config = config(settings, name, address, identity, servers)?;
+    let port = settings.balancer_port;
+    let mut config = config(settings, name, address, identity, servers)?;
+    let balancer = Balancer::open(port, &tls, config.client).await?;
+    config.client = balancer.config();
     let dns = NameServer {
         program: config.program.clone(),
         run_dir: config.run_dir.clone(),
@@ -77,13 +81,14 @@ pub async fn join_and_run(
         client: config.client.clone(),
     };
     // The DNS server goes on without us; only its keeper ends here.
-    let (result, ()) = tokio::join!(
+    let (result, (), ()) = tokio::join!(
         async {
             let result = caravel_agent::run(config, shutdown.clone()).await;
             shutdown.cancel();
             result
         },
-        dns.keep(shutdown.clone())
+        dns.keep(shutdown.clone()),
+        balancer.keep(shutdown.clone())
     );
     result
 }
