@@ -21,6 +21,7 @@ use crate::paths::{self, read_json, write_atomic};
 use crate::spec::ContainerSpec;
 use crate::state::{Process, Sandbox, Started};
 
+mod footprint;
 mod launch;
 pub mod log;
 mod pause;
@@ -108,6 +109,7 @@ fn run(dir: &Path) -> i32 {
         Ok((relay, started)) => {
             send(&mut report, &Report::Started(started));
             drop(report);
+            footprint::release();
             relay.run();
             0
         }
