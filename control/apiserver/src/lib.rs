@@ -3,6 +3,7 @@
 //! Read it from [`stack`] (what happens to each request, in order) to [`router`] (where it goes) to the verbs. The only shared state is
 //! the store's. It never keeps anything of its own that a restart would lose.
 
+mod activity;
 mod admission;
 mod allocate;
 mod audit;

@@ -1,8 +1,9 @@
 //! Every task the API server spawns: the accept loop's connections, the tunnels of upgraded ones, the audit log's writer.
 //!
-//! Each connection has a handshake deadline, a deadline for its request head, a bounded number of streams, and ends
-//! on shutdown after a short grace. The number of connections is bounded by a semaphore.
+//! Each connection has a handshake deadline, deadlines for its first request, for a request's head and for being idle, a bounded
+//! number of streams, and ends on shutdown after a short grace. The number of connections is bounded by a semaphore.
 
+use crate::activity::Activity;
 use crate::audit;
 use crate::body::BoxError;
 use crate::server::{ApiServer, Peer};
@@ -21,6 +22,10 @@ const MAX_CONNECTIONS: usize = 16_384;
 const MAX_STREAMS: u32 = 250;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(20);
+/// A connection on which nothing was asked for so long is closed, as upstream's.
+const IDLE: Duration = Duration::from_secs(90);
+/// Header lines of a request: a proxy that impersonates sends one a group.
+const MAX_HEADERS: usize = 1_000;
 /// How long open requests may finish after shutdown began.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -90,12 +95,17 @@ async fn connection(
         .map(<[_]>::to_vec)
         .unwrap_or_default();
     let peer = Peer::new(Some(address), certificates);
+    let activity = Arc::new(Activity::new());
+    let asked = activity.clone();
     let service =
         hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-            let api = api.clone();
+            let (api, open) = (api.clone(), Activity::open(&asked));
             request.extensions_mut().insert(peer.clone());
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
+            async move {
+                let response = api.handle(request).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| open.until_sent(body)))
+            }
         });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -103,6 +113,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(256 * 1024)
+        .max_headers(MAX_HEADERS)
         .pipeline_flush(true);
     builder
         .http2()
@@ -119,6 +130,13 @@ async fn connection(
     tokio::select! {
         done = serving.as_mut() => return done,
         () = shutdown.cancelled() => serving.as_mut().graceful_shutdown(),
+        () = activity.idle(HEAD, IDLE) => {
+            // Who has not asked anything yet may not even know how: there is nothing to finish.
+            if !activity.asked() {
+                return Ok(());
+            }
+            serving.as_mut().graceful_shutdown();
+        }
     }
     tokio::time::timeout(GRACE, serving).await?
 }

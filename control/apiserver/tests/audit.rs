@@ -1,40 +1,25 @@
 //! The audit log of a whole API server: a line for each request, however it ends.
 
-use caravel_apiserver::{ApiServer, AuditLog, Config, Peer, full_body};
-use caravel_auth::{Authority, UserInfo, authority::DEFAULT_ISSUER, tls};
-use caravel_exporter::Registry;
-use caravel_store::Store;
+use caravel_apiserver::{ApiServer, AuditLog, Peer, full_body};
+use caravel_auth::UserInfo;
 use futures::FutureExt;
 use http::Request;
 use http_body_util::BodyExt;
-use rustls::RootCertStore;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[path = "whole/server.rs"]
+mod whole;
+
 async fn server(path: &Path) -> Arc<ApiServer> {
-    let kubelet_tls = rustls::ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    ApiServer::new(Config {
-        store: Store::memory().await.unwrap(),
-        authority: Arc::new(Authority::create(DEFAULT_ISSUER).unwrap()),
-        service_cidr: "10.43.0.0/16".into(),
-        node_ports: 30000..=32767,
-        kubelet_tls: Arc::new(kubelet_tls),
-        grpc: None,
-        metrics: Registry::new(),
-        advertise: "192.0.2.1:6443".into(),
-        audit: Some(AuditLog {
-            path: path.to_owned(),
-            max_bytes: 1 << 20,
-            backups: 1,
-        }),
-    })
-    .unwrap()
+    let log = AuditLog {
+        path: path.to_owned(),
+        max_bytes: 1 << 20,
+        backups: 1,
+    };
+    whole::server(whole::authority(), Some(log)).await
 }
 
 fn request(

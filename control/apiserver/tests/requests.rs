@@ -1,36 +1,18 @@
 //! Requests against a whole API server without a socket: a table of what is asked and what is answered.
 
 use bytes::Bytes;
-use caravel_apiserver::{ApiServer, Config, full_body};
-use caravel_auth::{Authority, UserInfo, authority::DEFAULT_ISSUER, tls};
-use caravel_exporter::Registry;
-use caravel_store::Store;
+use caravel_apiserver::{ApiServer, full_body};
+use caravel_auth::UserInfo;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use rustls::RootCertStore;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+#[path = "whole/server.rs"]
+mod whole;
+
 async fn server() -> Arc<ApiServer> {
-    let store = Store::memory().await.unwrap();
-    let authority = Arc::new(Authority::create(DEFAULT_ISSUER).unwrap());
-    let kubelet_tls = rustls::ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    let api = ApiServer::new(Config {
-        store,
-        authority,
-        service_cidr: "10.43.0.0/16".into(),
-        node_ports: 30000..=32767,
-        kubelet_tls: Arc::new(kubelet_tls),
-        grpc: None,
-        metrics: Registry::new(),
-        advertise: "192.0.2.1:6443".into(),
-        audit: None,
-    })
-    .unwrap();
+    let api = whole::server(whole::authority(), None).await;
     for (path, object) in [
         (
             "/api/v1/namespaces",

@@ -1,0 +1,126 @@
+//! Whether anybody still wants a connection: how many of its requests are open, and since when none is.
+//!
+//! A request is open until the last byte of its answer was sent, so that a watch keeps its connection. Upstream: `http.Server`'s
+//! `IdleTimeout` of 90 s.
+
+use crate::body::{Body, BoxError};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// (requests open, whether there ever was one)
+type Count = (usize, bool);
+
+/// The requests of one connection.
+pub(crate) struct Activity(watch::Sender<Count>);
+
+/// One request; dropped when it is over.
+pub(crate) struct Open(Arc<Activity>);
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new((0, false)))
+    }
+
+    pub(crate) fn open(this: &Arc<Self>) -> Open {
+        this.0.send_modify(|(open, asked)| {
+            *open += 1;
+            *asked = true;
+        });
+        Open(this.clone())
+    }
+
+    pub(crate) fn asked(&self) -> bool {
+        self.0.borrow().1
+    }
+
+    /// Returns when there was no request for `first` from now, or later none open for `idle`.
+    pub(crate) async fn idle(&self, first: Duration, idle: Duration) {
+        let mut count = self.0.subscribe();
+        loop {
+            let (open, asked) = *count.borrow_and_update();
+            let patience = if asked { idle } else { first };
+            let deadline = Instant::now() + patience;
+            if open > 0 {
+                // The sender lives as long as this borrow of it: there is always a next change to wait for.
+                let _ = count.changed().await;
+            } else if timeout_at(deadline, count.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Open {
+    /// The request's answer keeps it open.
+    pub(crate) fn until_sent(self, body: Body) -> Body {
+        Sending { body, _open: self }.boxed_unsync()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|(open, _)| *open -= 1);
+    }
+}
+
+struct Sending {
+    body: Body,
+    _open: Open,
+}
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::full;
+
+    const FIRST: Duration = Duration::from_secs(20);
+    const IDLE: Duration = Duration::from_secs(90);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_after_its_last_answer_was_sent() {
+        let start = Instant::now();
+        let activity = Arc::new(Activity::new());
+        activity.idle(FIRST, IDLE).await;
+        assert_eq!(start.elapsed(), FIRST, "nothing was ever asked");
+        assert!(!activity.asked());
+
+        let body = Activity::open(&activity).until_sent(full("watch"));
+        let other = Activity::open(&activity);
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            drop(other);
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            assert_eq!(body.collect().await.unwrap().to_bytes(), "watch");
+        };
+        let start = Instant::now();
+        tokio::join!(activity.idle(FIRST, IDLE), later);
+        assert_eq!(start.elapsed(), Duration::from_secs(2000) + IDLE);
+    }
+}
