@@ -62,10 +62,10 @@ const CHECKS: &[Check] = &[
 /// What only readiness asks.
 const READY: &[Check] = &[
     ("leader", |api| {
-        if api.store.status().leader.is_some() {
+        if *api.store.contact().borrow() {
             Ok(())
         } else {
-            Err("no leader is known")
+            Err("no leader with a majority of the servers is in touch")
         }
     }),
     ("shutdown", |api| {

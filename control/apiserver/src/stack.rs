@@ -121,6 +121,7 @@ async fn run(
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
     admit(api, ask, trail, &request)?;
+    in_touch(api, ask)?;
     negotiate_form(ask)?;
     let _running = if ask.is_long_running() {
         None
@@ -139,6 +140,17 @@ async fn run(
     tokio::time::timeout(DEADLINE, router::route(api, ask, request))
         .await
         .map_err(|_| ApiError::timeout("request did not complete within the allotted timeout", 0))?
+}
+
+/// A server that has lost its cluster would answer from long ago; health, metrics and version tell of itself.
+fn in_touch(api: &ApiServer, ask: &Ask) -> Result<(), ApiError> {
+    let of_itself = ["/livez", "/readyz", "/healthz", "/metrics", "/version"];
+    if *api.store.contact().borrow() || of_itself.iter().any(|own| ask.info.path.starts_with(own)) {
+        return Ok(());
+    }
+    Err(ApiError::unavailable(
+        "this server is not in touch with a majority of the servers; ask another",
+    ))
 }
 
 /// Who asks, and whether they may.

@@ -100,6 +100,8 @@ pub struct Timing {
     pub commit: Duration,
     /// How long a write or a consistent read waits for a leader while there is none.
     pub leader_within: Duration,
+    /// A replica that has heard no leader for this long is out of touch.
+    pub contact: Duration,
     /// How long sending a whole snapshot to another replica may take.
     pub snapshot: Duration,
     /// How long a read or a watch waits for a revision that this replica has not reached.
@@ -114,6 +116,7 @@ impl Default for Timing {
             election_max: Duration::from_millis(1000),
             commit: Duration::from_secs(10),
             leader_within: Duration::from_secs(4),
+            contact: Duration::from_secs(10),
             snapshot: Duration::from_secs(600),
             catch_up: Duration::from_secs(3),
         }

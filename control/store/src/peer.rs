@@ -5,19 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{ClientWriteError, RPCError, RaftError, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, ReadPolicy};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raft::machine::Image;
 use crate::raft::transport::{ForwardError, Target, Transport};
@@ -29,21 +30,39 @@ type Fatal = openraft::errors::Fatal<TypeConfig>;
 #[derive(Clone)]
 pub struct Peer {
     raft: Raft,
+    heard: Arc<Heard>,
+}
+
+/// When a leader was last heard, by any of its messages.
+#[derive(Default)]
+pub(crate) struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    fn now(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// Since then; `None` if never.
+    pub fn since(&self) -> Option<Duration> {
+        self.0.lock().map(|at| at.elapsed())
+    }
 }
 
 impl Peer {
-    pub(crate) fn new(raft: Raft) -> Self {
-        Peer { raft }
+    pub(crate) fn new(raft: Raft, heard: Arc<Heard>) -> Self {
+        Peer { raft, heard }
     }
 
     pub async fn append(
         &self,
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<AppendEntriesResponse<TypeConfig>, Fatal> {
-        self.raft
-            .append_entries(request)
-            .await
-            .map_err(RaftError::unwrap_fatal)
+        let answer = self.raft.append_entries(request).await;
+        // A leader of the past is told of a newer one; it is not what this replica follows.
+        if !matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)) {
+            self.heard.now();
+        }
+        answer.map_err(RaftError::unwrap_fatal)
     }
 
     /// Many appends in order; an answer to each, in that order. Ends with the appends, or at the first refusal.
@@ -51,7 +70,12 @@ impl Peer {
         &self,
         requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
     ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal>> + Send + 'static {
-        self.raft.stream_append(requests)
+        let heard = self.heard.clone();
+        self.raft.stream_append(requests).inspect(move |answer| {
+            if !matches!(answer, Ok(Err(StreamAppendError::HigherVote(_))) | Err(_)) {
+                heard.now();
+            }
+        })
     }
 
     pub async fn vote(
@@ -79,7 +103,9 @@ impl Peer {
         vote: VoteOf<TypeConfig>,
         snapshot: SnapshotOf<TypeConfig, Image>,
     ) -> Result<SnapshotResponse<TypeConfig>, Fatal> {
-        self.raft.install_full_snapshot(vote, snapshot).await
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await;
+        self.heard.now();
+        answer
     }
 
     pub async fn transfer_leader(

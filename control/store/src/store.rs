@@ -19,6 +19,7 @@ use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
 use crate::members::{Members, founders};
 use crate::open::{Found, OpenError, open};
+use crate::peer::Heard;
 use crate::propose::{Waiting, target};
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Machine, Served};
@@ -83,6 +84,8 @@ struct Inner {
     io: IoHandle,
     transport: Arc<dyn Transport>,
     leadership: watch::Sender<Option<Epoch>>,
+    heard: Arc<Heard>,
+    contact: watch::Sender<bool>,
     proposer: mpsc::Sender<Waiting>,
     /// Transactions and bytes that may still be under way.
     count: Arc<Semaphore>,
@@ -154,10 +157,12 @@ impl Store {
         .map_err(|error| OpenError::Raft(error.to_string()))?;
         let tasks = Owned::default();
         let leadership = watch::Sender::new(None);
+        let (heard, contact) = (Arc::new(Heard::default()), watch::Sender::new(true));
+        let within = config.timing.contact;
+        tasks::start_contact(&tasks, raft.clone(), heard.clone(), contact.clone(), within);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
         tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
-        let proposer =
-            tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config);
+        let proposer = tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config);
         let count = Arc::new(Semaphore::new(config.limits.proposals));
         let bytes = Arc::new(Semaphore::new(config.limits.proposal_bytes));
         let disk_ended = Mutex::new(disk_ended);
@@ -170,6 +175,8 @@ impl Store {
             io,
             transport,
             leadership,
+            heard,
+            contact,
             proposer,
             count,
             bytes,
@@ -362,6 +369,12 @@ impl Store {
         self.inner.leadership.subscribe()
     }
 
+    /// Whether this replica is in touch with a leader that has a majority (or is it). One that is not for
+    /// `Timing::contact` serves nothing: what it has may be long out of date.
+    pub fn contact(&self) -> watch::Receiver<bool> {
+        self.inner.contact.subscribe()
+    }
+
     /// Every change in `range` after `after`, once, in order, then `Gone` if it cannot go on. Waits a little for a
     /// revision from the future.
     pub async fn watch(&self, range: KeyRange, after: Revision) -> Result<Watch, WatchError> {
@@ -418,7 +431,7 @@ impl Store {
 
     /// What a transport hands other replicas' requests to.
     pub fn peer(&self) -> crate::Peer {
-        crate::Peer::new(self.inner.raft.clone())
+        crate::Peer::new(self.inner.raft.clone(), self.inner.heard.clone())
     }
 
     /// Who belongs to the quorum, and how to change that.

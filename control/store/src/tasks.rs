@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ use crate::config::Limits;
 use crate::config::StoreConfig;
 use crate::io::{self as disk, IoHandle, Writer};
 use crate::open::{Found, OpenError, open};
+use crate::peer::Heard;
 use crate::propose::{self, Waiting};
 use crate::raft::Raft;
 use crate::raft::log::Tail;
@@ -24,6 +25,8 @@ use crate::raft::transport::Transport;
 use crate::txn::Epoch;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often it is looked whether a leader is there.
+const CONTACT: Duration = Duration::from_millis(500);
 
 /// Tasks that are stopped when this is dropped.
 #[derive(Default)]
@@ -121,6 +124,42 @@ pub(crate) fn start_leadership(
             }
         }
         leadership.send_replace(None);
+    });
+}
+
+/// Keeps `contact` true: a leader was heard within `within`, or this replica leads and a majority answered within it.
+pub(crate) fn start_contact(
+    owned: &Owned,
+    raft: Raft,
+    heard: Arc<Heard>,
+    contact: watch::Sender<bool>,
+    within: Duration,
+) {
+    owned.spawn(async move {
+        let metrics = raft.metrics();
+        let begun = Instant::now();
+        let mut tick = interval(CONTACT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let (leads, alone, answered) = {
+                let seen = metrics.borrow_watched();
+                (
+                    seen.state == ServerState::Leader,
+                    seen.membership_config.voter_ids().eq([seen.id]),
+                    seen.last_quorum_acked.map(|at| at.elapsed()),
+                )
+            };
+            let silent = match leads {
+                true if alone => Duration::ZERO,
+                true => answered.unwrap_or_else(|| begun.elapsed()),
+                false => heard.since().unwrap_or_else(|| begun.elapsed()),
+            };
+            let is = silent < within;
+            if contact.send_if_modified(|was| std::mem::replace(was, is) != is) {
+                tracing::warn!(contact = is, ?silent, "a leader with a majority");
+            }
+        }
     });
 }
 

@@ -104,8 +104,18 @@ fn quick() -> Timing {
         election_min: Duration::from_millis(250),
         election_max: Duration::from_millis(500),
         commit: Duration::from_secs(2),
+        contact: Duration::from_secs(2),
         ..Timing::default()
     }
+}
+
+async fn in_touch(store: &Store, expected: bool) {
+    let mut contact = store.contact();
+    let reached = contact.wait_for(|contact| *contact == expected);
+    timeout(Duration::from_secs(20), reached)
+        .await
+        .expect("the replica notices")
+        .unwrap();
 }
 
 fn in_memory(_: u64) -> StoreConfig {
@@ -187,8 +197,12 @@ async fn a_cut_off_leader_is_replaced_and_loses_nothing_acknowledged() {
         let name = format!("r{round}-after");
         let revision = cluster.commit(new, put(&name, Expect::Any)).await;
         acknowledged.push((name, revision));
+        // One that is cut off knows it; the others are in touch with each other.
+        in_touch(&cluster.stores[&old], false).await;
+        assert!(*cluster.stores[&new].contact().borrow());
         cluster.links.heal();
         cluster.all_reach(revision).await;
+        in_touch(&cluster.stores[&old], true).await;
     }
     let last = cluster.commit(1, put("last", Expect::Any)).await;
     cluster.all_reach(last).await;

@@ -71,6 +71,7 @@ pub(crate) async fn watch(
         ready: VecDeque::new(),
         source: None,
         ending: api.ending.clone(),
+        contact: api.store.contact(),
         _counted: counted(api, row, ask),
     };
     match api.store.watch(range.clone(), start.after).await {
@@ -308,6 +309,7 @@ struct Stream {
     /// None once the watch has ended: what is ready is still sent.
     source: Option<Watch>,
     ending: CancellationToken,
+    contact: tokio::sync::watch::Receiver<bool>,
     _counted: Guard,
 }
 
@@ -336,6 +338,8 @@ impl Stream {
                     item = source.next() => item,
                     () = tokio::time::sleep_until(self.deadline) => return None,
                     () = self.ending.cancelled() => return None,
+                    // Clients go on from the same revision at a server that is in touch.
+                    _ = self.contact.wait_for(|in_touch| !in_touch) => return None,
                 }
             };
             self.take(item);
