@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Pods;
 
 pub(crate) mod access;
+#[cfg(test)]
+mod admission_tests;
 mod attributes;
 mod cadvisor;
 mod commands;
