@@ -33,7 +33,7 @@ fn version_json(platform: &str) -> bytes::Bytes {
     let document = json!({
         "major": MAJOR,
         "minor": MINOR,
-        "gitVersion": format!("v{MAJOR}.{MINOR}.0+caravel{}", env!("CARGO_PKG_VERSION")),
+        "gitVersion": format!("v{MAJOR}.{MINOR}.0+caravel-{}", env!("CARGO_PKG_VERSION")),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

@@ -76,8 +76,21 @@ pub(crate) fn stream(status: StatusCode, content_type: &'static str, body: Body)
     response
 }
 
-/// A failure as a Status object.
+/// A failure as a Status object; as upstream, a path that nobody serves is answered in plain text. Clients in Go make a Status with
+/// details of that, and some of kubectl's commands (debug) look into these.
 pub(crate) fn error(error: &ApiError, accepted: Accepted) -> Response<Body> {
+    if error.is_no_such_resource() {
+        let mut response = plain(
+            StatusCode::NOT_FOUND,
+            "text/plain; charset=utf-8",
+            Bytes::from_static(b"404 page not found\n"),
+        );
+        response.headers_mut().insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        return response;
+    }
     let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let accepted = Accepted {
         pretty: false,

@@ -45,7 +45,30 @@ fn page(api: &ApiServer, ask: &Ask) -> Result<Response<Body>, ApiError> {
     }
 }
 
+/// (group, plural, what its users are told), as upstream's life-cycle markers have it.
+const DEPRECATED: &[(&str, &str, &str)] = &[(
+    "",
+    "endpoints",
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+)];
+
 async fn resource(
+    api: &Arc<ApiServer>,
+    ask: &Ask,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let info = &ask.info;
+    let deprecated = DEPRECATED
+        .iter()
+        .find(|(group, plural, _)| *group == info.group && *plural == info.resource);
+    let mut answer = served(api, ask, request).await;
+    if let (Ok(response), Some((.., text))) = (&mut answer, deprecated) {
+        respond::warn(response, &[(*text).to_owned()]);
+    }
+    answer
+}
+
+async fn served(
     api: &Arc<ApiServer>,
     ask: &Ask,
     request: Request<Body>,

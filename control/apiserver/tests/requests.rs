@@ -100,6 +100,13 @@ async fn statuses() {
         ("PATCH", format!("json:{one}"), r#"[{"op":"remove","path":"/data/b"},{"op":"add","path":"/data/c","value":"3"}]"#.into(), 200, "/data/c", "3"),
         ("PATCH", format!("strategic:{one}"), r#"{"data":{"c":null,"d":"4"}}"#.into(), 200, "/data/d", "4"),
         ("PATCH", one.clone(), "{}".into(), 415, "/reason", "UnsupportedMediaType"),
+        ("PATCH", format!("strategic:{one}"), "5".into(), 400, "/message", "json: cannot unmarshal number into Go value of type map[string]interface {}"),
+        ("PATCH", format!("strategic:{one}"), r#"{"data":{"a":5}}"#.into(), 422, "/details/causes/0/message",
+            "Invalid value: \"map[data:map[a:5]]\": ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data.a of type string"),
+        ("PATCH", format!("{PODS}/none/ephemeralcontainers"), "{}".into(), 404, "", "404 page not found\n"),
+        ("POST", PODS.into(), pod("q").replace("\"image\"", "\"resources\":{\"limits\":{\"cpu\":\"x\"}},\"image\""), 400, "/message",
+            "Pod in version \"v1\" cannot be handled as a Pod: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        ("GET", format!("{CM}?labelSelector=,"), String::new(), 400, "/message", "found ',', expected: !, identifier, or 'end of string'"),
         ("PATCH", format!("apply:{one}"), config("one"), 422, "/reason", "Invalid"),
         ("PATCH", format!("apply:{CM}/made?fieldManager=me"), "{apiVersion: v1, kind: ConfigMap, data: {k: v}}".into(), 201, "/data/k", "v"),
         ("PATCH", format!("apply:{CM}/made?fieldManager=me"), "{apiVersion: v1, kind: ConfigMap, data: {k: w}}".into(), 200, "/data/k", "w"),
@@ -111,7 +118,8 @@ async fn statuses() {
         ("DELETE", one.clone(), r#"{"preconditions":{"uid":"other"}}"#.into(), 409, "/reason", "Conflict"),
         ("DELETE", one.clone(), "{}".into(), 200, "/status", "Success"),
         ("DELETE", one, "{}".into(), 404, "/reason", "NotFound"),
-        ("GET", "/api/v1/namespaces/default/widgets".into(), String::new(), 404, "/reason", "NotFound"),
+        ("GET", "/api/v1/namespaces/default/widgets".into(), String::new(), 404, "", "404 page not found
+"),
         ("GET", format!("{CM}?labelSelector=a+in"), String::new(), 400, "/reason", "BadRequest"),
         ("GET", format!("{CM}?fieldSelector=x=y"), String::new(), 400, "/message", "field label not supported: x"),
         ("GET", format!("{CM}?resourceVersionMatch=Exact"), String::new(), 422, "/reason", "Invalid"),
@@ -130,7 +138,8 @@ async fn statuses() {
         ("GET", format!("{PODS}/p"), String::new(), 404, "/reason", "NotFound"),
         ("GET", "/version".into(), String::new(), 200, "/major", "1"),
         ("GET", "/readyz".into(), String::new(), 200, "", "ok"),
-        ("GET", "/nothing".into(), String::new(), 404, "/reason", "NotFound"),
+        ("GET", "/nothing".into(), String::new(), 404, "", "404 page not found
+"),
         ("GET", "/apis/apps/v1".into(), String::new(), 200, "/groupVersion", "apps/v1"),
     ];
     for (method, path, body, status, pointer, want) in rows {

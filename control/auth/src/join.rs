@@ -207,8 +207,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_token_serves_for_what_it_was_made() {
+        for (scope, node, server) in [
+            (Scope::Node, true, false),
+            (Scope::Server, false, true),
+            (Scope::Any, true, true),
+        ] {
+            let covers = (scope.covers(Scope::Node), scope.covers(Scope::Server));
+            assert_eq!(covers, (node, server), "{scope:?}");
+        }
+    }
+
+    #[test]
     fn a_token_survives_paper_and_opens_only_its_own_lock() {
-        let (token, stored) = create(&"ab".repeat(32), Some(100), "for n1");
+        let (token, stored) = create(&"ab".repeat(32), Scope::Node, Some(100), "for n1");
         assert_eq!(token.to_string().parse::<JoinToken>().as_ref(), Ok(&token));
         assert!(stored.admits(&token.secret, 99));
         assert!(!stored.admits(&token.secret, 100), "it has expired");

@@ -3,7 +3,7 @@
 //! Messages follow what upstream's decoder says (`Deployment in version "v1" cannot be handled as a Deployment: ...`);
 //! the cause is ours, in Go's words where it has them, with the way to the field.
 
-use caravel_api::Row;
+use caravel_api::{Row, quantity::Quantity};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -56,8 +56,20 @@ impl DecodeError {
 /// A request's body as a `K`.
 pub(crate) fn body<K: Strategy>(json: &[u8]) -> Result<K, DecodeError> {
     let json = empties::strip(json);
-    let mut object: K =
+    let object: K =
         serde_json::from_slice(&json).map_err(|cause| explain(K::row(), &json, &cause))?;
+    checked(object)
+}
+
+/// Normalised, with quantities that can be read.
+fn checked<K: Strategy>(mut object: K) -> Result<K, DecodeError> {
+    for amount in object.amounts() {
+        Quantity::parse(&amount.0).map_err(|cause| DecodeError::Type {
+            kind: K::row().kind,
+            version: K::row().version,
+            cause: cause.to_string(),
+        })?;
+    }
     object.normalise();
     Ok(object)
 }
@@ -65,13 +77,12 @@ pub(crate) fn body<K: Strategy>(json: &[u8]) -> Result<K, DecodeError> {
 /// A value (a patch's result) as a `K`.
 pub(crate) fn value<K: Strategy>(mut value: Value) -> Result<K, DecodeError> {
     empties::strip_value(&mut value);
-    let mut object: K = match K::deserialize(&value) {
+    let object: K = match K::deserialize(&value) {
         Ok(object) => object,
         // The value has no offsets; its text has, and they lead to the field. Only the failing request pays.
         Err(_) => return body(&serde_json::to_vec(&value).unwrap_or_default()),
     };
-    object.normalise();
-    Ok(object)
+    checked(object)
 }
 
 fn explain(row: &'static Row, json: &[u8], cause: &serde_json::Error) -> DecodeError {

@@ -4,6 +4,7 @@
 //! anything but its arguments.
 
 use caravel_api::{FieldErrors, Kind};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 
 pub use crate::meta::NameRule;
 
@@ -34,6 +35,12 @@ pub trait Strategy: Kind {
     /// Brings what decoding left in several forms into one (canonical quantities, zero = absent where upstream
     /// omits it), so that `==` is upstream's semantic equality.
     fn normalise(&mut self) {}
+
+    /// The quantities of the object that its creator wrote: one that is none is refused where the object is decoded, as upstream's
+    /// decoder does.
+    fn amounts(&self) -> Vec<&Amount> {
+        Vec::new()
+    }
 
     fn apply_defaults(&mut self) {}
 

@@ -104,23 +104,25 @@ impl Selector {
         let mut requirements = Vec::new();
         let mut rest = text.trim();
         while !rest.is_empty() {
+            let name = rest.trim_start_matches('!').trim_start();
+            if word(name).0.is_empty() && !rest.starts_with('!') {
+                let wanted = if requirements.is_empty() {
+                    "!, identifier, or 'end of string'"
+                } else {
+                    "identifier after ','"
+                };
+                return Err(unexpected(rest, wanted));
+            }
             let (requirement, tail) = parse_one(rest)
                 .map_err(|why| BadSelector(format!("unable to parse requirement: {why}")))?;
             requirements.push(requirement);
             rest = match tail.strip_prefix(',') {
                 Some(next) if next.trim().is_empty() => {
-                    return Err(BadSelector(
-                        "unable to parse requirement: found '', expected: identifier after ','"
-                            .to_owned(),
-                    ));
+                    return Err(unexpected("", "identifier after ','"));
                 }
                 Some(next) => next.trim_start(),
                 None if tail.is_empty() => tail,
-                None => {
-                    return Err(BadSelector(format!(
-                        "unable to parse requirement: found '{tail}', expected: ',' or 'end of string'"
-                    )));
-                }
+                None => return Err(unexpected(tail, "',' or 'end of string'")),
             };
         }
         requirements.sort_by(|a: &Requirement, b| a.key.cmp(&b.key));
@@ -209,6 +211,21 @@ impl fmt::Display for Selector {
         }
         Ok(())
     }
+}
+
+/// What came instead of what was wanted: a word, or a sign.
+fn unexpected(text: &str, wanted: &str) -> BadSelector {
+    let (name, _) = word(text);
+    let sign = text.chars().take_while(|c| "=!<>".contains(*c)).count();
+    let found = match (name.is_empty(), sign) {
+        (false, _) => name,
+        (true, 0) => {
+            text.split_at(text.chars().next().map_or(0, char::len_utf8))
+                .0
+        }
+        (true, length) => &text[..length],
+    };
+    BadSelector(format!("found '{found}', expected: {wanted}"))
 }
 
 fn word(text: &str) -> (&str, &str) {
@@ -451,6 +468,25 @@ mod tests {
             "a in (b c)",
         ] {
             assert!(Selector::parse(bad).is_err(), "{bad}");
+        }
+        for (bad, why) in [
+            (
+                ",",
+                "found ',', expected: !, identifier, or 'end of string'",
+            ),
+            (
+                "===",
+                "found '===', expected: !, identifier, or 'end of string'",
+            ),
+            ("a=b,", "found '', expected: identifier after ','"),
+            ("a=b,=c", "found '=', expected: identifier after ','"),
+            ("a=b c d", "found 'c', expected: ',' or 'end of string'"),
+            (
+                "a in 1",
+                "unable to parse requirement: found '1', expected: '('",
+            ),
+        ] {
+            assert_eq!(Selector::parse(bad).unwrap_err().0, why, "{bad}");
         }
         assert!(
             !Selector::from_label_selector(None)

@@ -78,6 +78,11 @@ impl ApiError {
         )
     }
 
+    /// Is this [`no_such_resource`](Self::no_such_resource)?
+    pub fn is_no_such_resource(&self) -> bool {
+        self.code == 404 && self.details.is_none()
+    }
+
     pub fn already_exists(row: &Row, name: &str) -> Self {
         Self::new(
             409,

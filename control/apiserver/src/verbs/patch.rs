@@ -118,7 +118,13 @@ pub(crate) async fn patch(
         let ty = api.schema.of(target.row.definition);
         let patched = patch.apply(&current.old.to_value(), ty)?;
         warnings = strict(&patched, ty, validation)?;
-        from_patched(target.row, patched)
+        caravel_registry::resource(target.row)
+            .from_value(patched.clone())
+            .map_err(|error| match patch.form {
+                // Upstream shows what it decoded last, which is the patch itself here.
+                Form::Strategic => invalid_text(go(&patch.value), error.to_string()),
+                _ => invalid_patch(&patched, error.to_string()),
+            })
     });
     let done = done.await?;
     written(ask, target, done, warnings)
@@ -133,12 +139,31 @@ fn part(target: &Target) -> Part {
 }
 
 fn invalid_patch(value: &Value, why: impl Into<String>) -> ApiError {
-    let errors = FieldErrors(vec![FieldError::invalid(
-        &Path::new("patch"),
-        value.to_string(),
-        why,
-    )]);
+    invalid_text(value.to_string(), why)
+}
+
+fn invalid_text(text: String, why: impl Into<String>) -> ApiError {
+    let errors = FieldErrors(vec![FieldError::invalid(&Path::new("patch"), text, why)]);
     ApiError::invalid_kind("", "", "", &errors)
+}
+
+/// A value as Go's `%+v` shows it: `map[data:map[a:5]]`.
+fn go(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go).collect::<Vec<_>>().join(" ")),
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(name, _)| *name);
+            let members: Vec<_> = members
+                .into_iter()
+                .map(|(name, value)| format!("{name}:{}", go(value)))
+                .collect();
+            format!("map[{}]", members.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Unknown fields of a patch's result: an error, or what to warn about.

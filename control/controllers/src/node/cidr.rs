@@ -85,6 +85,14 @@ fn reconcile(
         spec.pod_cidr = Some(part.to_string());
         spec.pod_cidrs = Some(vec![part.to_string()]);
         plan.push(Action::update(&node));
+        // This happens to a node once, which is when upstream's life-cycle controller sees it first.
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        plan.push(Action::Emit(EventRecord::normal(
+            reference(&node),
+            IDENTITY,
+            "RegisteredNode",
+            format!("Node {name} event: Registered Node {name} in Controller"),
+        )));
     }
     Ok(plan)
 }
@@ -126,7 +134,20 @@ mod tests {
                 other => other.to_string(),
             })
             .collect();
-        assert_eq!(given, [r#"b "10.42.1.0/24""#, r#"d "10.42.4.0/24""#]);
+        let registered = |name: &str| {
+            format!(
+                "event Normal RegisteredNode: Node {name} event: Registered Node {name} in Controller"
+            )
+        };
+        assert_eq!(
+            given,
+            [
+                r#"b "10.42.1.0/24""#.to_owned(),
+                registered("b"),
+                r#"d "10.42.4.0/24""#.to_owned(),
+                registered("d"),
+            ]
+        );
         let full = Settings {
             cluster_cidr: "10.42.0.0/24".parse().unwrap(),
             ..Settings::default()

@@ -85,7 +85,7 @@ fn reconcile(
         let was =
             has_taint(&node, NOT_READY, "NoExecute") || has_taint(&node, UNREACHABLE, "NoExecute");
         plan.push(Action::update(&tainted));
-        if went && !was {
+        if went && !was && was_ready(&node) {
             let message = format!("Node {} status is now: NodeNotReady", key.name);
             plan.push(Action::Emit(EventRecord::normal(
                 reference(&*node),
@@ -99,6 +99,15 @@ fn reconcile(
         unready_pods(cluster, &key.name, situation.now, &mut plan)?;
     }
     Ok(plan)
+}
+
+/// A node that is new has not become unready: its condition is as old as itself.
+fn was_ready(node: &Node) -> bool {
+    let since = condition(node, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    match (since, &node.metadata.creation_timestamp) {
+        (Some(since), Some(created)) => since.0 > time::after(created.0, 1),
+        _ => true,
+    }
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
@@ -311,6 +320,22 @@ mod tests {
                 "not ready, by its own word",
                 vec![node("False", ""), lease("00:50"), pod],
                 "update node n\nevent Normal NodeNotReady: Node n status is now: NodeNotReady\nagain at 2026-01-01T00:01:31Z\n",
+            ),
+            (
+                "new, and not ready yet",
+                vec![
+                    node("False", "")
+                        .replace(
+                            "uid: n",
+                            "uid: n, creationTimestamp: '2026-01-01T00:00:50Z'",
+                        )
+                        .replace(
+                            "status: 'False'",
+                            "status: 'False', lastTransitionTime: '2026-01-01T00:00:50Z'",
+                        ),
+                    lease("00:50"),
+                ],
+                "update node n\nagain at 2026-01-01T00:01:31Z\n",
             ),
             (
                 "another's taint stays",

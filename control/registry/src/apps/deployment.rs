@@ -7,6 +7,7 @@ use caravel_api::FieldErrors;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStatus, RollingUpdateDeployment,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
@@ -17,6 +18,11 @@ use crate::strategy::Strategy;
 
 impl Strategy for Deployment {
     const GENERATION: bool = true;
+
+    fn amounts(&self) -> Vec<&Amount> {
+        let spec = self.spec.template.spec.as_ref();
+        spec.map(pod::normalise::amounts).unwrap_or_default()
+    }
 
     fn normalise(&mut self) {
         let spec = &mut self.spec;

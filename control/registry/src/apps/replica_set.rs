@@ -5,6 +5,8 @@
 use caravel_api::FieldErrors;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+
 use super::template;
 use crate::core::pod;
 use crate::found::{At, Found, drop_zero};
@@ -13,6 +15,15 @@ use crate::strategy::Strategy;
 impl Strategy for ReplicaSet {
     const GENERATION: bool = true;
     const FIELDS: &'static [&'static str] = &["status.replicas"];
+
+    fn amounts(&self) -> Vec<&Amount> {
+        let spec = self
+            .spec
+            .template
+            .as_ref()
+            .and_then(|template| template.spec.as_ref());
+        spec.map(pod::normalise::amounts).unwrap_or_default()
+    }
 
     fn normalise(&mut self) {
         let spec = &mut self.spec;

@@ -20,6 +20,7 @@ pub mod warnings;
 
 use caravel_api::FieldErrors;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 
 use crate::found::{At, Found, text};
 use crate::strategy::{Grace, Strategy};
@@ -40,6 +41,13 @@ impl Strategy for Pod {
 
     fn normalise(&mut self) {
         normalise::pod(self);
+    }
+
+    fn amounts(&self) -> Vec<&Amount> {
+        self.spec
+            .as_ref()
+            .map(normalise::amounts)
+            .unwrap_or_default()
     }
 
     fn apply_defaults(&mut self) {

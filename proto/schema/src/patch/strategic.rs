@@ -23,9 +23,16 @@ pub fn apply(original: &Value, patch: &Value, ty: TypeRef<'_>) -> Result<Value, 
             patch.clone(),
             ty,
         )?)),
-        _ => Err(PatchError::Malformed(
-            "cannot unmarshal a strategic merge patch that is no object".into(),
-        )),
+        (_, other) => Err(PatchError::Malformed(format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            match other {
+                Value::String(_) => "string",
+                Value::Number(_) => "number",
+                Value::Bool(_) => "bool",
+                Value::Array(_) => "array",
+                Value::Null | Value::Object(_) => "object",
+            }
+        ))),
     }
 }
 

@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::{
     Volume, VolumeMount,
 };
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+
 use crate::found::{drop_zero, text};
 use crate::quantities;
 
@@ -83,6 +85,28 @@ fn spec(spec: &mut PodSpec) {
             drop_zero(member);
         }
     }
+}
+
+/// Every quantity of a specification that people write.
+pub fn amounts(spec: &PodSpec) -> Vec<&Amount> {
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .filter_map(|container| container.resources.as_ref())
+        .chain(&spec.resources);
+    let of_containers = containers.flat_map(|resources| [&resources.limits, &resources.requests]);
+    let sizes = spec
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|volume| volume.empty_dir.as_ref()?.size_limit.as_ref());
+    of_containers
+        .chain([&spec.overhead])
+        .flatten()
+        .flat_map(|list| list.values())
+        .chain(sizes)
+        .collect()
 }
 
 fn resources(resources: &mut ResourceRequirements) {
@@ -270,6 +294,18 @@ fn status(status: &mut PodStatus) {
         &mut status.nominated_node_name,
     ] {
         drop_zero(member);
+    }
+    // Structs that upstream always writes: clients in dynamic languages look into them without asking.
+    for container in [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ]
+    .into_iter()
+    .flat_map(|list| list.iter_mut().flatten())
+    {
+        container.state.get_or_insert_default();
+        container.last_state.get_or_insert_default();
     }
     let first = status
         .pod_ips
