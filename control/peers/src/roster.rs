@@ -50,6 +50,12 @@ pub enum RosterError {
     Encode(String),
 }
 
+/// Where the roster lies: what a restored cluster must not take over.
+#[must_use]
+pub fn range() -> KeyRange {
+    KeyRange::prefix(PREFIX)
+}
+
 fn key(id: u64) -> Key {
     Key::from(format!("{PREFIX}{id:020}"))
 }

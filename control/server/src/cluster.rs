@@ -6,10 +6,12 @@ use caravel_rpc::cluster::v1::cluster_server::{Cluster, ClusterServer};
 use caravel_rpc::cluster::v1::member::Role;
 use caravel_rpc::cluster::v1::{
     HealthRequest, HealthResponse, Member, MembersRequest, MembersResponse, PromoteMemberRequest,
-    PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse, TransferLeadershipRequest,
-    TransferLeadershipResponse,
+    PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse, SaveSnapshotRequest,
+    SaveSnapshotResponse, SnapshotInfo, TransferLeadershipRequest, TransferLeadershipResponse,
 };
-use caravel_store::{Replica, Store};
+use caravel_store::{BackupRefused, Replica, Store};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 
@@ -67,6 +69,10 @@ fn merged(known: Vec<Known>, replicas: &[Replica], end: u64) -> Vec<Member> {
             }
         })
         .collect()
+}
+
+fn now() -> u64 {
+    caravel_api::time::now().as_second().unsigned_abs()
 }
 
 /// What is wrong with a cluster as one server sees it.
@@ -172,6 +178,33 @@ impl Cluster for ClusterService {
         let leader = self.membership.lead((to != 0).then_some(to)).await;
         let leader = leader.map_err(|error| status(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader }))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<SaveSnapshotResponse, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        let saved = self.store().backup(now()).await;
+        let (head, pieces) = saved.map_err(|error| match error {
+            BackupRefused::NoQuorum(_) => Status::unavailable(error.to_string()),
+            BackupRefused::Keys(_) => Status::internal(error.to_string()),
+        })?;
+        tracing::info!(revision = head.revision, "a snapshot is being saved");
+        let mut info = Some(SnapshotInfo {
+            cluster: head.cluster,
+            revision: head.revision,
+            objects: head.objects,
+            created: head.created,
+        });
+        let messages = stream::iter(pieces.map(move |piece| {
+            Ok(SaveSnapshotResponse {
+                info: info.take(),
+                piece: piece.to_vec(),
+            })
+        }));
+        Ok(Response::new(messages.boxed()))
     }
 
     async fn health(&self, _: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {

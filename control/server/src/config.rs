@@ -23,6 +23,10 @@ pub struct ServerConfig {
     pub join: Option<Vec<String>>,
     /// The token to join with.
     pub join_token: Option<String>,
+    /// Hours between two backups on this server's disk; 0: none. How many are kept; where.
+    pub snapshot_hours: u64,
+    pub snapshot_retention: usize,
+    pub snapshot_dir: Option<PathBuf>,
     /// Milliseconds between a leader's heartbeats, and the least after which it is taken for dead. The same on all servers.
     pub heartbeat_ms: u64,
     pub election_ms: u64,
@@ -85,6 +89,9 @@ impl Default for ServerConfig {
             peer_port: 2380,
             join: None,
             join_token: None,
+            snapshot_hours: 12,
+            snapshot_retention: 5,
+            snapshot_dir: None,
             heartbeat_ms: 100,
             election_ms: 500,
             advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -172,6 +179,14 @@ impl ServerConfig {
     #[must_use]
     pub fn peer_address(&self) -> String {
         SocketAddr::new(self.advertise, self.peer_port).to_string()
+    }
+
+    /// Where backups lie.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.snapshot_dir
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("snapshots"))
     }
 
     /// Raft's clock: an election begins after one to two times the least.

@@ -3,6 +3,7 @@
 //! This crate connects; it decides nothing. What the parts do is theirs.
 
 mod authority;
+pub mod backups;
 mod bootstrap;
 mod cluster;
 mod config;

@@ -69,6 +69,17 @@ pub(crate) fn save_tls(etc: &Path, tls: &PeerTls) -> Result<()> {
     write(&file(etc, "key.pem"), tls.key.as_bytes())
 }
 
+/// This machine is no server of any cluster any more.
+pub(crate) fn forget(etc: &Path) -> Result<()> {
+    let dir = etc.join(DIR);
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn file(etc: &Path, name: &str) -> PathBuf {
     etc.join(DIR).join(name)
 }

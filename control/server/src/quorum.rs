@@ -313,8 +313,16 @@ async fn take_part(
 ) -> Result<()> {
     let mut said = Said::new();
     loop {
-        if store.status().voters.contains(&me.id) {
+        let known = store.members().list();
+        let own = known.iter().find(|member| member.id == me.id);
+        if own.is_some_and(|own| own.voter && own.address == me.peer_address) {
             return Ok(());
+        }
+        if store.status().leads {
+            // Alone, at another address than before.
+            let moved = store.members().add(me.id, &me.peer_address).await;
+            moved.context("tell the cluster this server's address")?;
+            continue;
         }
         for target in targets(store, peers, me.id) {
             let request = AdmitRequest {

@@ -55,6 +55,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
         settings(&config, &store, &authority),
     );
     running.scheduler(store.clone(), hand);
+    running.backups(store.clone(), &config);
     running.quorum(store, quorum.transport());
     running.api(api, listener, tls);
     kubeconfig::write(

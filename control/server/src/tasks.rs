@@ -1,5 +1,7 @@
 //! The server's long-running parts, each a task that ends with the server.
 
+use crate::backups;
+use crate::config::ServerConfig;
 use crate::hand::ApiHand;
 use crate::quorum::Quorum;
 use caravel_apiserver::ApiServer;
@@ -55,6 +57,21 @@ impl Running {
         self.tasks.spawn(async move {
             caravel_scheduler::run(store, hand, stop).await;
             "scheduler"
+        });
+    }
+
+    /// Saves backups by the clock.
+    pub(crate) fn backups(&mut self, store: Store, config: &ServerConfig) {
+        if config.snapshot_hours == 0 {
+            return;
+        }
+        let (stop, dir) = (self.stop.clone(), config.snapshots());
+        let every = Duration::from_secs(config.snapshot_hours * 3600);
+        let keep = config.snapshot_retention.max(1);
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(backups::keep_saving(store, dir, every, keep))
+                .await;
+            "backups"
         });
     }
 

@@ -522,7 +522,8 @@ impl Writer {
         }
     }
 
-    fn finish(&mut self) {
+    /// The last flush of an owner that ends.
+    pub(crate) fn finish(&mut self) {
         if self.failed.is_none() {
             let result = self
                 .write_log()

@@ -4,6 +4,7 @@
 //! refused at open when damaged. Nothing here knows what a kind means; see `docs/adr` for why it is laid out so.
 
 mod backend;
+pub mod backup;
 mod config;
 mod entry;
 mod event;
@@ -28,7 +29,7 @@ pub mod wire;
 pub use config::{BackendKind, Limits, MAX_CHANGES, MAX_OBJECT, StoreConfig, Timing};
 pub use entry::{Entry, Undecodable};
 pub use event::{Event, EventKind, frame};
-pub use open::{OpenError, is_begun};
+pub use open::{OpenError, cluster_of, is_begun};
 pub use members::{MemberError, Members, Replica};
 pub use peer::{Links, Peer};
 pub use raft::machine::Image;
@@ -38,7 +39,7 @@ pub use record::{Identity, RecordError};
 pub use seal::{KeyError, hand_over, take_over};
 pub use snapshot::Snapshot;
 pub use state::State;
-pub use store::{NoQuorum, Status, Store, TooNew};
+pub use store::{BackupRefused, NoQuorum, Status, Store, TooNew};
 pub use transfer::{Assembly, TransferError};
 pub use txn::{Change, CommitError, Committed, Conflict, Epoch, Expect, Txn};
 pub use watch::{Gone, RingLimits, Watch, WatchError, WatchItem};

@@ -118,17 +118,22 @@ impl Members {
         Some(Target { id, address })
     }
 
-    /// Adds a learner, or does nothing if it is a member already.
+    /// Adds a learner; of a member that is there already it only keeps the address true.
     ///
     /// # Errors
     /// See [`MemberError`].
     pub async fn add(&self, id: u64, address: &str) -> Result<(), MemberError> {
-        if self.list().iter().any(|member| member.id == id) {
-            return Ok(());
-        }
         let node = BasicNode {
             addr: address.to_owned(),
         };
+        match self.list().into_iter().find(|member| member.id == id) {
+            Some(member) if member.address == address => return Ok(()),
+            Some(_) => {
+                let moved = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
+                return changed(self.raft.change_membership(moved, true).await);
+            }
+            None => {}
+        }
         changed(self.raft.add_learner(id, node, false).await)
     }
 

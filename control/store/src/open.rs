@@ -92,6 +92,14 @@ pub fn is_begun(dir: &Path) -> bool {
     dir.join(GUARD).exists() || dir.join(DATABASE).join("db").exists()
 }
 
+/// The cluster that a store on disk belongs to, 32 hexadecimal digits. The store must not be open.
+///
+/// # Errors
+/// As opening it.
+pub fn cluster_of(config: &StoreConfig) -> Result<String, OpenError> {
+    Ok(format!("{:032x}", open(config)?.identity.cluster))
+}
+
 enum Witness {
     None,
     Known(Guard),
@@ -220,7 +228,10 @@ fn open_backend(
             new
         }
     };
-    if config.cluster.is_some_and(|named| named != identity.cluster) {
+    if config
+        .cluster
+        .is_some_and(|named| named != identity.cluster)
+    {
         return Err(OpenError::Config(format!(
             "{} belongs to another cluster ({:032x}). Give this server its own data directory",
             config.dir.display(),

@@ -33,6 +33,10 @@ impl Snapshot {
         Snapshot { state }
     }
 
+    pub(crate) fn shared(&self) -> Arc<State> {
+        self.state.clone()
+    }
+
     pub(crate) fn state(&self) -> &State {
         &self.state
     }

@@ -167,6 +167,18 @@ impl State {
         self.insert(entry);
     }
 
+    /// Takes out a whole range, before anybody has seen this state.
+    pub(crate) fn forget(&mut self, range: &KeyRange) {
+        let keys: Vec<Key> = self
+            .after(None)
+            .filter(|entry| range.contains(&entry.key))
+            .map(|entry| entry.key.clone())
+            .collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+
     /// Sets the counter, after loading.
     pub(crate) fn set_revision(&mut self, revision: Revision) {
         self.revision = revision;

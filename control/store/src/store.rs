@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use caravel_api::{KeyRange, Revision};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::backup::{self, BackupHead};
 use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
 use crate::members::{Members, founders};
@@ -22,7 +24,7 @@ use crate::open::{Found, OpenError, open};
 use crate::peer::Heard;
 use crate::propose::{Waiting, target};
 use crate::raft::log::LogStore;
-use crate::raft::machine::{Machine, Served};
+use crate::raft::machine::{Image, Machine, Served};
 use crate::raft::transport::{Alone, Factory, Transport};
 use crate::raft::{LogId, Proposal, Raft};
 use crate::record::Identity;
@@ -49,6 +51,15 @@ pub struct NoQuorum;
 pub struct TooNew {
     pub asked: Revision,
     pub current: Revision,
+}
+
+/// Why no backup could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupRefused {
+    #[error(transparent)]
+    NoQuorum(#[from] NoQuorum),
+    #[error(transparent)]
+    Keys(#[from] crate::seal::KeyError),
 }
 
 /// What a person or a metric wants to know of a replica.
@@ -432,6 +443,23 @@ impl Store {
     /// What a transport hands other replicas' requests to.
     pub fn peer(&self) -> crate::Peer {
         crate::Peer::new(self.inner.raft.clone(), self.inner.heard.clone())
+    }
+
+    /// The whole state now, as the pieces of a backup; `created` is in seconds since 1970. Current when this returns.
+    pub async fn backup(
+        &self,
+        created: u64,
+    ) -> Result<(BackupHead, impl Iterator<Item = Bytes> + Send + use<>), BackupRefused> {
+        let snapshot = self.fresh_snapshot().await?;
+        let image = Image(snapshot.shared());
+        let head = BackupHead {
+            cluster: format!("{:032x}", self.inner.identity.cluster),
+            revision: snapshot.revision().0,
+            objects: image.0.count() as u64,
+            created,
+        };
+        let pieces = backup::pieces(image, &head, &self.inner.config.keys_dir)?;
+        Ok((head, pieces))
     }
 
     /// Who belongs to the quorum, and how to change that.

@@ -53,6 +53,9 @@ pub enum Command {
     /// Tokens with which machines join.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Backups of the cluster's state.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// The servers that agree on the cluster's state.
     #[command(subcommand)]
     Member(MemberCommand),
@@ -181,6 +184,20 @@ pub struct ServerArgs {
     /// Port on which the servers agree among themselves.
     #[arg(long, env = "CARAVEL_PEER_PORT", default_value_t = 2380)]
     pub peer_port: u16,
+    /// Hours between two backups that this server saves by itself; 0: none.
+    #[arg(
+        long,
+        env = "CARAVEL_SNAPSHOT_INTERVAL",
+        default_value_t = 12,
+        value_name = "HOURS"
+    )]
+    pub snapshot_interval: u64,
+    /// Backups that are kept.
+    #[arg(long, env = "CARAVEL_SNAPSHOT_RETENTION", default_value_t = 5)]
+    pub snapshot_retention: usize,
+    /// Where they lie. Default: snapshots in --server-data-dir.
+    #[arg(long, env = "CARAVEL_SNAPSHOT_DIR", value_name = "DIR")]
+    pub snapshot_dir: Option<PathBuf>,
     /// Milliseconds between a leader's heartbeats. The same on all servers.
     #[arg(
         long,
@@ -584,6 +601,44 @@ pub enum MemberCommand {
         admin: AdminArgs,
         /// Its number or name. Default: the one that is furthest.
         server: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum SnapshotCommand {
+    /// Save the whole state of now into a file, sealed with the cluster's keys.
+    Save {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The file. Default: caravel-SECONDS-REVISION.snapshot here.
+        file: Option<PathBuf>,
+    },
+    /// List the backups that this server saved.
+    List {
+        #[arg(
+            long,
+            env = "CARAVEL_SNAPSHOT_DIR",
+            default_value = "/var/lib/caravel/server/snapshots"
+        )]
+        dir: PathBuf,
+        #[arg(long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Read a backup whole: every seal, every object, the checksum.
+    Verify {
+        file: PathBuf,
+        /// Directory of the keys that it is sealed with.
+        #[arg(long, default_value = "/etc/caravel/keys")]
+        keys: PathBuf,
+    },
+    /// Begin a new cluster of this one server from a backup. The server must not run; the others join it again.
+    Restore {
+        file: PathBuf,
+        /// Move a store that is there aside.
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        server: Box<ServerArgs>,
     },
 }
 

@@ -15,6 +15,7 @@ mod member;
 mod name_server;
 mod node;
 mod server;
+mod snapshot;
 mod tasks;
 mod token;
 mod up;
@@ -82,6 +83,7 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         Command::Dns(args) => dns::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Image(command) => image::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Member(command) => member::run(command).await.map(|()| ExitCode::SUCCESS),
+        Command::Snapshot(command) => snapshot::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Token(command) => token::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Kubeconfig(args) => kubeconfig::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args),

@@ -72,7 +72,7 @@ pub async fn run(command: MemberCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, ClusterClient<Channel>)> {
+pub async fn connect(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, ClusterClient<Channel>)> {
     let path = admin.kubeconfig.display();
     let text = std::fs::read_to_string(&admin.kubeconfig)
         .with_context(|| format!("read {path} (run this on a server, or give --kubeconfig)"))?;
@@ -86,7 +86,7 @@ async fn members(client: &mut ClusterClient<Channel>) -> anyhow::Result<MembersR
     Ok(answer.map_err(|status| refused(&status))?.into_inner())
 }
 
-fn refused(status: &tonic::Status) -> anyhow::Error {
+pub fn refused(status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{} ({:?})", status.message(), status.code())
 }
 
