@@ -223,7 +223,7 @@ fn admit_node(
     }
     if !forbidden.is_empty() {
         return Err(format!(
-            "node {node:?} is not allowed to modify labels: {}",
+            "is not allowed to modify labels: {}",
             forbidden.join(", ")
         ));
     }

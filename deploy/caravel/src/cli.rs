@@ -225,30 +225,7 @@ pub struct ServerArgs {
     #[arg(long, env = "CARAVEL_NODE_MONITOR_GRACE_PERIOD")]
     pub node_monitor_grace_period: Option<i64>,
     #[command(flatten)]
-    pub audit: AuditArgs,
-}
-
-#[derive(Args, Debug, Clone)]
-pub struct AuditArgs {
-    /// A file for a record of every request (audit.k8s.io/v1 Events, one a line, without bodies). Default: no records.
-    #[arg(long, env = "CARAVEL_AUDIT_LOG_PATH", value_name = "FILE")]
-    pub audit_log_path: Option<PathBuf>,
-    /// Megabytes after which that file is put aside and a new one begun.
-    #[arg(
-        long,
-        env = "CARAVEL_AUDIT_LOG_MAXSIZE",
-        value_name = "MB",
-        default_value_t = 100
-    )]
-    pub audit_log_maxsize: u64,
-    /// How many files that were put aside are kept.
-    #[arg(
-        long,
-        env = "CARAVEL_AUDIT_LOG_MAXBACKUP",
-        value_name = "FILES",
-        default_value_t = 10
-    )]
-    pub audit_log_maxbackup: usize,
+    pub audit: crate::audit::AuditArgs,
 }
 
 #[derive(Args, Debug, Clone)]

@@ -2,6 +2,7 @@
 //!
 //! Commands read flags, files and the environment, and hand plain configurations to the crates that do the work.
 
+mod audit;
 mod balancer;
 mod check;
 mod cli;

@@ -1,9 +1,9 @@
 //! `caravel server`: from flags to a server's configuration.
 
-use crate::cli::{AuditArgs, ServerArgs};
+use crate::cli::ServerArgs;
 use crate::tasks;
 use anyhow::Context as _;
-use caravel_server::{AuditLog, ServerConfig};
+use caravel_server::ServerConfig;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
@@ -54,19 +54,11 @@ pub fn config(args: ServerArgs) -> anyhow::Result<ServerConfig> {
         token: args.server_token,
         kubeconfig: args.write_kubeconfig,
         node_grace_seconds: args.node_monitor_grace_period,
-        audit_log: audit_log(args.audit),
+        audit_log: args.audit.into_log(),
         ..ServerConfig::default()
     };
     config.check()?;
     Ok(config)
-}
-
-fn audit_log(args: AuditArgs) -> Option<AuditLog> {
-    Some(AuditLog {
-        path: args.audit_log_path?,
-        max_bytes: args.audit_log_maxsize.max(1) << 20,
-        backups: args.audit_log_maxbackup,
-    })
 }
 
 /// The machine's name, as a node's or server's: lower case.
