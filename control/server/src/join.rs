@@ -1,17 +1,18 @@
 //! The service by which a machine becomes a node: a join token in, certificates out. Upstream's counterpart is TLS bootstrapping.
 //!
 //! The caller has no certificate yet; the token is its only credential, and a wrong one is told nothing more than that.
+//! Later it renews its certificates without a token, by the ones that it has.
 
 use caravel_api::{ObjectName, names, time};
-use caravel_auth::Authority;
 use caravel_auth::join::{SECRET_NAMESPACE, Scope, StoredToken, secret_name};
+use caravel_auth::{Authority, UserInfo, user};
 use caravel_peers::roster;
 use caravel_rpc::cluster::v1::join_server::{Join, JoinServer};
 use caravel_rpc::cluster::v1::{
     ClusterConfig, Peer, SignNodeRequest, SignNodeResponse, SignServerRequest, SignServerResponse,
 };
 use caravel_store::Store;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,15 @@ impl JoinService {
         living.into_iter().map(|member| member.api_url).collect()
     }
 
+    /// One that was deleted has no certificates to renew: it joins again, with a token.
+    fn knows(&self, node: &str) -> bool {
+        let found = self
+            .store
+            .snapshot()
+            .get::<Node>(&ObjectName::cluster(node));
+        found.is_ok_and(|node| node.is_some())
+    }
+
     fn admits(&self, id: &str, secret: &str, scope: Scope) -> bool {
         let name = ObjectName::new(SECRET_NAMESPACE, secret_name(id));
         let found = self.store.snapshot().get::<Secret>(&name).ok().flatten();
@@ -48,14 +58,24 @@ impl JoinService {
     }
 }
 
+/// A node may renew its own certificates by the ones that it has, and nobody else's.
+fn is_node(caller: &UserInfo, node: &str) -> bool {
+    caller.name.strip_prefix("system:node:") == Some(node)
+        && caller.groups.iter().any(|group| group == user::NODES)
+}
+
 #[tonic::async_trait]
 impl Join for JoinService {
     async fn sign_node(
         &self,
         request: Request<SignNodeRequest>,
     ) -> Result<Response<SignNodeResponse>, Status> {
+        let caller = request.extensions().get::<UserInfo>().cloned();
         let request = request.into_inner();
-        if !self.admits(&request.token_id, &request.token_secret, Scope::Node) {
+        let renews = request.token_id.is_empty()
+            && caller.is_some_and(|caller| is_node(&caller, &request.node_name))
+            && self.knows(&request.node_name);
+        if !renews && !self.admits(&request.token_id, &request.token_secret, Scope::Node) {
             tracing::warn!(node = %request.node_name, token = %request.token_id, "a join was refused: the token is unknown, wrong or expired");
             return Err(Status::unauthenticated(
                 "the join token is unknown, wrong or expired",
@@ -97,7 +117,7 @@ impl Join for JoinService {
                 ..self.cluster.clone()
             }),
         };
-        tracing::info!(node = %request.node_name, "signed the certificates of a joining node");
+        tracing::info!(node = %request.node_name, renews, "signed the certificates of a node");
         Ok(Response::new(answer))
     }
 
@@ -141,5 +161,35 @@ impl Join for JoinService {
                 })
                 .collect(),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_renews_its_own_certificates() {
+        let caller = |name: &str, groups: &[&str]| UserInfo {
+            name: name.into(),
+            groups: groups.iter().map(|g| (*g).into()).collect(),
+            ..UserInfo::default()
+        };
+        for (caller, may) in [
+            (
+                caller("system:node:a", &["system:nodes", "system:authenticated"]),
+                true,
+            ),
+            (caller("system:node:b", &["system:nodes"]), false),
+            (caller("system:node:a", &["system:authenticated"]), false),
+            (caller("a", &["system:nodes"]), false),
+            (
+                caller("system:anonymous", &["system:unauthenticated"]),
+                false,
+            ),
+            (caller("kubernetes-admin", &["system:masters"]), false),
+        ] {
+            assert_eq!(is_node(&caller, "a"), may, "{caller:?}");
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! A node's identity: taken from its data directory, or got from a server by the join token at the first start.
+//! A node's identity: taken from its data directory, or got from a server by the join token at the first start; and
+//! renewed, by itself and without a token, well before it expires.
 
 use anyhow::Context as _;
+use caravel_agent::rotation;
 use caravel_auth::certificate;
 use caravel_auth::join::JoinToken;
 use caravel_client::{JoinTarget, join};
@@ -11,9 +13,11 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether certificates are to be renewed.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// All that a node has from its cluster. Everything is PEM text.
 #[derive(Clone, Serialize, Deserialize)]
@@ -63,6 +67,12 @@ pub async fn identity(dir: &Path, joining: Joining<'_>) -> anyhow::Result<Identi
         Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
     }
     let identity = first_join(joining).await?;
+    keep(dir, &identity)?;
+    Ok(identity)
+}
+
+fn keep(dir: &Path, identity: &Identity) -> anyhow::Result<()> {
+    let file = dir.join("identity.json");
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let part = file.with_extension("part");
     let mut out = fs::OpenOptions::new()
@@ -72,10 +82,65 @@ pub async fn identity(dir: &Path, joining: Joining<'_>) -> anyhow::Result<Identi
         .mode(0o600)
         .open(&part)
         .with_context(|| format!("write {}", part.display()))?;
-    out.write_all(&serde_json::to_vec_pretty(&identity)?)?;
+    out.write_all(&serde_json::to_vec_pretty(identity)?)?;
     out.sync_all()?;
-    fs::rename(&part, &file).with_context(|| format!("write {}", file.display()))?;
-    Ok(identity)
+    fs::rename(&part, &file).with_context(|| format!("write {}", file.display()))
+}
+
+/// Waits until the certificates are to be renewed, and renews them: a new identity, kept in `dir`. Goes on until it is
+/// done; a server that refuses is asked again later, for the certificates are still good for a while.
+pub async fn renewed(dir: &Path, old: &Identity, addresses: &[IpAddr]) -> Identity {
+    loop {
+        match due(old) {
+            Ok(at) => match at.duration_since(SystemTime::now()) {
+                // In steps: the clock may be set, and the machine may sleep.
+                Ok(wait) => {
+                    tokio::time::sleep(wait.min(LOOK)).await;
+                    continue;
+                }
+                Err(_) => match renew(dir, old, addresses).await {
+                    Ok(new) => return new,
+                    Err(error) => {
+                        tracing::warn!("the node's certificates are not renewed yet: {error:#}")
+                    }
+                },
+            },
+            Err(error) => tracing::warn!("the node's certificates: {error:#}"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn due(identity: &Identity) -> Result<SystemTime, rotation::Unreadable> {
+    Ok(rotation::due(&identity.client_cert)?.min(rotation::due(&identity.server_cert)?))
+}
+
+async fn renew(dir: &Path, old: &Identity, addresses: &[IpAddr]) -> anyhow::Result<Identity> {
+    let (client_key, client_csr) = certificate::signing_request(&old.node)?;
+    let (server_key, server_csr) = certificate::signing_request(&old.node)?;
+    let request = SignNodeRequest {
+        node_name: old.node.clone(),
+        client_csr,
+        server_csr,
+        addresses: addresses.iter().map(IpAddr::to_string).collect(),
+        ..SignNodeRequest::default()
+    };
+    let target = JoinTarget {
+        servers: old.servers.clone(),
+        ca_hash: certificate::hash_of_first(&old.ca).context("the cluster's CA cannot be read")?,
+    };
+    let answer = caravel_client::renew(&target, &old.client_cert, &old.client_key, request).await?;
+    let new = Identity {
+        client_cert: answer.client_certificate,
+        client_key,
+        server_cert: answer.server_certificate,
+        server_key,
+        ca: answer.ca_certificates,
+        ..old.clone()
+    };
+    keep(dir, &new)?;
+    tracing::info!(node = new.node, "renewed the node's certificates");
+    Ok(new)
 }
 
 async fn first_join(joining: Joining<'_>) -> anyhow::Result<Identity> {

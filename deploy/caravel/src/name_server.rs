@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use caravel_client::{Config, Kubeconfig};
 use caravel_lab::process::Process;
 use nix::sys::signal::Signal;
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -93,15 +94,18 @@ impl NameServer {
         self.run_dir.join("dns.kubeconfig")
     }
 
-    /// Program, its build, and settings.
+    /// Program, its build, settings, and who it is to the API server: with new certificates it is another process.
     fn fingerprint(&self) -> anyhow::Result<String> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        format!("{:?}", self.client.credential).hash(&mut hasher);
         let built = std::fs::metadata(&self.program)
             .and_then(|m| m.modified())
             .with_context(|| format!("look at {}", self.program.display()))?;
         Ok(format!(
-            "{} {built:?} {}",
+            "{} {built:?} {} {:x}",
             self.program.display(),
-            self.arguments().join(" ")
+            self.arguments().join(" "),
+            hasher.finish()
         ))
     }
 

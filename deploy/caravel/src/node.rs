@@ -2,7 +2,7 @@
 
 use crate::balancer::Balancer;
 use crate::cli::{NodeArgs, NodeSettings};
-use crate::joining::{Identity, Joining, identity};
+use crate::joining::{Identity, Joining, identity, renewed};
 use crate::name_server::NameServer;
 use crate::server::{host_name, own_address};
 use crate::tasks;
@@ -63,12 +63,40 @@ pub async fn join_and_run(
         servers,
         token,
     };
+    let addresses = joining.addresses.clone();
     let tls = settings.node_data_dir.join("tls");
-    let identity = tokio::select! {
+    let mut identity = tokio::select! {
         identity = identity(&tls, joining) => identity?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    // With new certificates the daemon begins anew in this process: its containers do not notice.
+    loop {
+        let again = shutdown.child_token();
+        let running = run_as(&settings, &name, address, &identity, servers, again.clone());
+        let mut running = Box::pin(running);
+        let new = tokio::select! {
+            result = &mut running => return result,
+            new = renewed(&tls, &identity, &addresses) => new,
+        };
+        again.cancel();
+        (&mut running).await?;
+        drop(running);
+        identity = new;
+    }
+}
+
+/// The daemon under one identity, until `shutdown`.
+async fn run_as(
+    settings: &NodeSettings,
+    name: &str,
+    address: IpAddr,
+    identity: &Identity,
+    servers: &[String],
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let tls = settings.node_data_dir.join("tls");
     let port = settings.balancer_port;
+    let (settings, name, identity) = (settings.clone(), name.to_owned(), identity.clone());
     let mut config = config(settings, name, address, identity, servers)?;
     let balancer = Balancer::open(port, &tls, config.client).await?;
     config.client = balancer.config();

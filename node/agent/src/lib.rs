@@ -28,6 +28,7 @@ mod pod;
 mod pods;
 mod pressure;
 mod qos;
+pub mod rotation;
 mod run;
 mod server;
 mod spec;

@@ -152,8 +152,10 @@ pub(crate) async fn report(world: Arc<World>, mut node: Node) {
                             None => return,
                         }
                     }
-                    tokio::time::sleep(RETRY).await;
-                    continue;
+                    tokio::select! {
+                        () = world.shutdown.cancelled() => return,
+                        () = tokio::time::sleep(RETRY) => continue,
+                    }
                 }
             }
         }

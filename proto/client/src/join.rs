@@ -11,7 +11,8 @@ use caravel_rpc::cluster::v1::{
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -62,7 +63,21 @@ pub async fn join(
     request: SignNodeRequest,
 ) -> Result<SignNodeResponse, JoinError> {
     let ask = async |mut client: JoinClient<Channel>| client.sign_node(request.clone()).await;
-    first_that_answers(target, ask).await
+    first_that_answers(target, None, ask).await
+}
+
+/// Exchanges a node's certificates for new ones: as joining, without a token, by the client certificate (PEM) that it has.
+///
+/// # Errors
+/// See [`JoinError`].
+pub async fn renew(
+    target: &JoinTarget,
+    cert: &str,
+    key: &str,
+    request: SignNodeRequest,
+) -> Result<SignNodeResponse, JoinError> {
+    let ask = async |mut client: JoinClient<Channel>| client.sign_node(request.clone()).await;
+    first_that_answers(target, Some((cert, key)), ask).await
 }
 
 /// Joins as a server.
@@ -74,16 +89,20 @@ pub async fn join_server(
     request: SignServerRequest,
 ) -> Result<SignServerResponse, JoinError> {
     let ask = async |mut client: JoinClient<Channel>| client.sign_server(request.clone()).await;
-    first_that_answers(target, ask).await
+    first_that_answers(target, None, ask).await
 }
+
+/// A certificate and its key, PEM.
+type Shown<'a> = Option<(&'a str, &'a str)>;
 
 async fn first_that_answers<A>(
     target: &JoinTarget,
+    shown: Shown<'_>,
     ask: impl AsyncFn(JoinClient<Channel>) -> Result<tonic::Response<A>, tonic::Status>,
 ) -> Result<A, JoinError> {
     let mut last = JoinError::NoServers;
     for server in &target.servers {
-        match tokio::time::timeout(DEADLINE, join_at(server, &target.ca_hash, &ask)).await {
+        match tokio::time::timeout(DEADLINE, join_at(server, &target.ca_hash, shown, &ask)).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) if error.is_temporary() => last = error,
             Ok(Err(error)) => return Err(error),
@@ -101,6 +120,7 @@ async fn first_that_answers<A>(
 async fn join_at<A>(
     server: &str,
     ca_hash: &str,
+    shown: Shown<'_>,
     ask: impl AsyncFn(JoinClient<Channel>) -> Result<tonic::Response<A>, tonic::Status>,
 ) -> Result<A, JoinError> {
     let address =
@@ -118,7 +138,11 @@ async fn join_at<A>(
         .map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
     let name = ServerName::try_from(host)
         .map_err(|e| JoinError::Unreachable(server.to_owned(), e.to_string()))?;
-    let tls = pinned(ca_hash).connect(name, tcp).await.map_err(|error| {
+    let connector = pinned(ca_hash, shown).map_err(|e| JoinError::Refused {
+        server: server.to_owned(),
+        message: format!("the certificate to show cannot be used: {e}"),
+    })?;
+    let tls = connector.connect(name, tcp).await.map_err(|error| {
         match error.get_ref().is_some_and(|e| e.is::<rustls::Error>()) {
             true => JoinError::WrongCluster(server.to_owned(), error.to_string()),
             false => JoinError::Unreachable(server.to_owned(), error.to_string()),
@@ -153,19 +177,30 @@ async fn join_at<A>(
     Ok(answer.into_inner())
 }
 
-fn pinned(ca_hash: &str) -> TlsConnector {
+fn pinned(ca_hash: &str, shown: Shown<'_>) -> Result<TlsConnector, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
+    let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("ring serves TLS 1.2 and 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PinnedCa {
             hash: ca_hash.to_ascii_lowercase(),
             provider,
-        }))
-        .with_no_client_auth();
+        }));
+    let mut config = match shown {
+        None => config.with_no_client_auth(),
+        Some((cert, key)) => {
+            let unreadable =
+                |e: rustls::pki_types::pem::Error| rustls::Error::General(e.to_string());
+            let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(unreadable)?;
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
+            config.with_client_auth_cert(chain, key)?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    TlsConnector::from(Arc::new(config))
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 #[derive(Debug)]

@@ -10,5 +10,5 @@ pub mod kubeconfig;
 mod tasks;
 
 pub use connect::{Config, ConnectError, Credential, connect};
-pub use join::{JoinError, JoinTarget, join, join_server};
+pub use join::{JoinError, JoinTarget, join, join_server, renew};
 pub use kubeconfig::Kubeconfig;
