@@ -1,5 +1,9 @@
 //! Every command and flag. Help texts are documentation: they say units, defaults and what a flag is for.
 
+mod lab;
+
+pub use lab::{LabCommand, LabDir, LabImageCommand};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use std::net::IpAddr;
@@ -335,103 +339,6 @@ pub struct UpArgs {
     pub server: ServerArgs,
     #[command(flatten)]
     pub node: NodeSettings,
-}
-
-#[derive(Args, Debug, Clone)]
-pub struct LabDir {
-    /// The lab's directory: everything of it lies there, and it is the lab's name.
-    #[arg(long, env = "CARAVEL_LAB", value_name = "DIR", default_value = caravel_lab::layout::DEFAULT_DIR)]
-    pub dir: PathBuf,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum LabCommand {
-    /// Build a cluster and wait until it is ready. One that is there already is brought back to be ready.
-    Up {
-        #[command(flatten)]
-        dir: LabDir,
-        /// Servers: 1, 3 or 5.
-        #[arg(long, default_value_t = 1)]
-        servers: usize,
-        /// Nodes.
-        #[arg(long, default_value_t = 2)]
-        nodes: usize,
-        /// An image archive, or a directory of them, that every node shall have. May be repeated.
-        #[arg(long, value_name = "PATH")]
-        images: Vec<PathBuf>,
-        /// Hosts reach this machine only: no masquerading, names beyond the lab do not resolve.
-        #[arg(long)]
-        isolated: bool,
-        /// A line for every server's config.yaml, as `KEY: VALUE`. May be repeated.
-        #[arg(long, value_name = "LINE")]
-        server_config: Vec<String>,
-        /// A line for every node's config.yaml, as `KEY: VALUE`. May be repeated.
-        #[arg(long, value_name = "LINE")]
-        node_config: Vec<String>,
-    },
-    /// Remove a lab: processes, containers, namespaces, mounts, links, rules, cgroups, files.
-    Down {
-        #[command(flatten)]
-        dir: LabDir,
-    },
-    /// Show the hosts.
-    Status {
-        #[command(flatten)]
-        dir: LabDir,
-        #[arg(long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-    },
-    /// Run a command on a host, as root.
-    Exec {
-        #[command(flatten)]
-        dir: LabDir,
-        host: String,
-        #[arg(last = true, required = true)]
-        command: Vec<std::ffi::OsString>,
-    },
-    /// End a host's daemon in order; its containers go on.
-    Stop {
-        #[command(flatten)]
-        dir: LabDir,
-        host: String,
-    },
-    /// Start a host's daemon. One that runs goes on.
-    Start {
-        #[command(flatten)]
-        dir: LabDir,
-        host: String,
-    },
-    /// End a host's daemon by SIGKILL; its containers go on.
-    Kill {
-        #[command(flatten)]
-        dir: LabDir,
-        host: String,
-    },
-    /// Print shell exports: KUBECONFIG, CARAVEL_SERVERS, and what test suites ask for.
-    Env {
-        #[command(flatten)]
-        dir: LabDir,
-    },
-    /// The images of the lab's nodes.
-    #[command(subcommand)]
-    Image(LabImageCommand),
-    /// Serve the API's port of a lab (started by `lab up`).
-    #[command(hide = true)]
-    Balance {
-        #[command(flatten)]
-        dir: LabDir,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-pub enum LabImageCommand {
-    /// Import archives on every node.
-    Import {
-        #[command(flatten)]
-        dir: LabDir,
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-    },
 }
 
 #[derive(Args, Debug)]

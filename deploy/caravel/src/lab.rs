@@ -2,7 +2,7 @@
 
 use crate::cli::{LabCommand, LabDir, LabImageCommand, Output};
 use anyhow::Context as _;
-use caravel_lab::{Layout, Record, UpOptions, daemon, down, enter, environment, status, up};
+use caravel_lab::{Layout, Record, UpOptions, cut, daemon, down, enter, environment, status, up};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,6 +53,33 @@ pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
         LabCommand::Stop { dir, host } => on_host(&layout(&dir)?, &host, daemon::stop)?,
         LabCommand::Start { dir, host } => on_host(&layout(&dir)?, &host, daemon::start)?,
         LabCommand::Kill { dir, host } => on_host(&layout(&dir)?, &host, daemon::kill)?,
+        LabCommand::Pause { dir, host } => on_host(&layout(&dir)?, &host, daemon::pause)?,
+        LabCommand::Resume { dir, host } => on_host(&layout(&dir)?, &host, daemon::resume)?,
+        LabCommand::Cut { dir, a, b, one_way } => {
+            let layout = layout(&dir)?;
+            let record = Record::load(&layout)?;
+            let (a, b) = (record.host(&a)?, record.host(&b)?);
+            cut::cut(&layout, a, b)?;
+            if !one_way {
+                cut::cut(&layout, b, a)?;
+            }
+        }
+        LabCommand::Heal { dir, a, b } => {
+            let layout = layout(&dir)?;
+            let record = Record::load(&layout)?;
+            match (a, b) {
+                (Some(a), Some(b)) => {
+                    let (a, b) = (record.host(&a)?, record.host(&b)?);
+                    cut::heal(&layout, a, b)?;
+                    cut::heal(&layout, b, a)?;
+                }
+                _ => {
+                    for host in &record.hosts {
+                        cut::heal_all(&layout, host)?;
+                    }
+                }
+            }
+        }
         LabCommand::Env { dir } => print!("{}", environment::exports(&layout(&dir)?)?),
         LabCommand::Balance { dir } => {
             let layout = layout(&dir)?;

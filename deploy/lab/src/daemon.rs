@@ -148,8 +148,8 @@ pub fn running(layout: &Layout, host: &Host) -> Option<Process> {
 /// Asks the daemon to end, and insists after a while.
 pub fn stop(layout: &Layout, host: &Host) -> anyhow::Result<()> {
     match running(layout, host) {
-        Some(process) => process
-            .end(Signal::SIGTERM, GRACE)
+        Some(process) => resume(layout, host)
+            .and_then(|()| process.end(Signal::SIGTERM, GRACE))
             .or_else(|_| process.end(Signal::SIGKILL, GRACE)),
         None => Ok(()),
     }
@@ -157,6 +157,18 @@ pub fn stop(layout: &Layout, host: &Host) -> anyhow::Result<()> {
 
 pub fn kill(layout: &Layout, host: &Host) -> anyhow::Result<()> {
     running(layout, host).map_or(Ok(()), |process| process.end(Signal::SIGKILL, GRACE))
+}
+
+/// Freezes the daemon: it does nothing, and does not notice.
+pub fn pause(layout: &Layout, host: &Host) -> anyhow::Result<()> {
+    let process = running(layout, host)
+        .with_context(|| format!("{} does not run: there is nothing to pause", host.name))?;
+    process.send(Signal::SIGSTOP)
+}
+
+/// Wakes the daemon, if it is frozen.
+pub fn resume(layout: &Layout, host: &Host) -> anyhow::Result<()> {
+    running(layout, host).map_or(Ok(()), |process| process.send(Signal::SIGCONT))
 }
 
 /// The last lines of a log, for an error message.

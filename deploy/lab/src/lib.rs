@@ -8,6 +8,7 @@
 
 pub mod balance;
 pub mod cgroups;
+pub mod cut;
 pub mod daemon;
 pub mod down;
 pub mod enter;

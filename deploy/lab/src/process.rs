@@ -45,6 +45,17 @@ impl Process {
         start_time(self.pid) == Some(self.start)
     }
 
+    /// Whether it was told to do nothing (SIGSTOP).
+    pub fn is_stopped(self) -> bool {
+        self.runs() && state(self.pid).is_some_and(|state| state == "T")
+    }
+
+    pub fn send(self, signal: Signal) -> anyhow::Result<()> {
+        anyhow::ensure!(self.runs(), "process {} has ended", self.pid);
+        kill(Pid::from_raw(self.pid), signal)
+            .with_context(|| format!("send {signal} to process {}", self.pid))
+    }
+
     /// Sends `signal` and waits for the end.
     pub fn end(self, signal: Signal, patience: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + patience;
@@ -64,11 +75,21 @@ impl Process {
     }
 }
 
-/// `None` for no process, and for a zombie.
-fn start_time(pid: i32) -> Option<u64> {
+fn state(pid: i32) -> Option<String> {
+    Some(fields(pid)?.split(' ').next()?.to_owned())
+}
+
+/// What `/proc/PID/stat` says after the command.
+fn fields(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command in parentheses may hold anything, also parentheses.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some(stat.rsplit_once(") ")?.1.to_owned())
+}
+
+/// `None` for no process, and for a zombie.
+fn start_time(pid: i32) -> Option<u64> {
+    let fields = fields(pid)?;
+    let mut fields = fields.split(' ');
     let state = fields.next()?;
     (state != "Z" && state != "X").then(|| fields.nth(18)?.parse().ok())?
 }

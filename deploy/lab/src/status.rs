@@ -1,7 +1,9 @@
 //! What a lab's hosts are doing.
 
+use crate::cut::{self, Cut};
 use crate::daemon;
 use crate::layout::Layout;
+use crate::process::Process;
 use crate::record::{Record, Role};
 use caravel_client::{Config, Kubeconfig, grpc};
 use caravel_rpc::cluster::v1::cluster_client::ClusterClient;
@@ -14,6 +16,8 @@ use std::time::Duration;
 #[derive(Debug, Serialize)]
 pub struct Status {
     pub hosts: Vec<HostStatus>,
+    /// Between which hosts packets are dropped.
+    pub cuts: Vec<Cut>,
 }
 
 #[derive(Debug, Serialize)]
@@ -22,6 +26,8 @@ pub struct HostStatus {
     pub role: Role,
     pub address: Ipv4Addr,
     pub running: bool,
+    /// Frozen by `lab pause`; counts as running.
+    pub paused: bool,
     /// Of a server: whether it leads.
     pub leader: bool,
 }
@@ -33,17 +39,20 @@ pub async fn status(layout: &Layout) -> anyhow::Result<Status> {
     let record = Record::load(layout)?;
     let leader = leader(layout, &record).await;
     let hosts = record.hosts.iter().map(|host| {
-        let running = daemon::running(layout, host).is_some();
+        let process = daemon::running(layout, host);
+        let running = process.is_some();
         HostStatus {
             name: host.name.clone(),
             role: host.role,
             address: host.address,
             running,
+            paused: process.is_some_and(Process::is_stopped),
             leader: running && leader.as_ref() == Some(&host.name),
         }
     });
     Ok(Status {
         hosts: hosts.collect(),
+        cuts: cut::cuts(layout, &record)?,
     })
 }
 
@@ -96,7 +105,17 @@ impl Status {
                 host.name,
                 host.role.command(),
                 host.address,
-                yes(host.running)
+                if host.paused {
+                    "paused"
+                } else {
+                    yes(host.running)
+                }
+            ));
+        }
+        for cut in &self.cuts {
+            text.push_str(&format!(
+                "cut: {} -> {} ({} packets dropped)\n",
+                cut.from, cut.to, cut.dropped
             ));
         }
         text
