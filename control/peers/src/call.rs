@@ -51,9 +51,11 @@ pub(crate) fn late() -> Status {
     Status::deadline_exceeded("the server did not answer in time")
 }
 
-/// Whether a forwarded write may have happened.
+/// Whether a forwarded write may have happened. Only a peer that answered knows that it did not: the client's side calls a
+/// connection that fell silent "unavailable" too, and what was sent on it may have been done.
 pub(crate) fn forwarded(status: &Status) -> ForwardError {
-    if unreached(status) || status.code() == Code::Unavailable {
+    let answered = status.source().is_none();
+    if unreached(status) || (answered && status.code() == Code::Unavailable) {
         ForwardError::Nothing
     } else {
         ForwardError::Unknown
@@ -84,5 +86,14 @@ mod tests {
         let connect = Status::from_error(Box::new(ConnectError("refused".into())));
         assert!(unreached(&connect));
         assert_eq!(forwarded(&connect), ForwardError::Nothing);
+    }
+
+    #[test]
+    fn a_connection_that_fell_silent_tells_nothing() {
+        let mut silent = Status::unavailable("keep-alive timed out");
+        silent.set_source(std::sync::Arc::new(std::io::Error::other(
+            "keep-alive timed out",
+        )));
+        assert_eq!(forwarded(&silent), ForwardError::Unknown);
     }
 }
