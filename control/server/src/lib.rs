@@ -11,6 +11,7 @@ mod hand;
 mod join;
 mod kubeconfig;
 mod living;
+mod metrics;
 mod place;
 mod quorum;
 mod start;

@@ -9,6 +9,7 @@ use crate::config::ServerConfig;
 use crate::hand::ApiHand;
 use crate::join::JoinService;
 use crate::kubeconfig;
+use crate::metrics::StoreMetrics;
 use crate::quorum::{self, Quorum};
 use crate::tasks::Running;
 use anyhow::{Context, Result};
@@ -114,6 +115,8 @@ fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
         name: config.name.clone(),
     };
     let routes = join.routes().add_service(cluster.into_server());
+    let registry = Registry::new();
+    registry.register(StoreMetrics(store.clone()))?;
     Ok(ApiServer::new(Config {
         store: store.clone(),
         authority: authority.clone(),
@@ -121,7 +124,7 @@ fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
         node_ports: config.node_ports.clone(),
         kubelet_tls: authority::kubelet_client(authority)?,
         grpc: Some(routes),
-        metrics: Registry::new(),
+        metrics: registry,
         advertise: std::net::SocketAddr::new(config.advertise, config.listen.port()).to_string(),
         audit: config.audit_log.clone(),
     })?)

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::backend::{Backend, StateOp};
 use crate::entry::Entry;
 use crate::guard::Guard;
+use crate::latency::Durations;
 use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
 use crate::record::{self, Applied, names};
 use crate::seal::Sealer;
@@ -197,6 +198,7 @@ pub(crate) struct Writer {
     stale: Vec<u64>,
     failed: Option<String>,
     stopping: bool,
+    flushes: Arc<Durations>,
 }
 
 impl Writer {
@@ -224,7 +226,13 @@ impl Writer {
             stale: resume.stale,
             failed: None,
             stopping: false,
+            flushes: Arc::default(),
         }
+    }
+
+    /// How long flushes took.
+    pub fn flushes(&self) -> Arc<Durations> {
+        self.flushes.clone()
     }
 
     fn wait(&self) -> Wait {
@@ -515,7 +523,9 @@ impl Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let begun = Instant::now();
         self.backend.flush()?;
+        self.flushes.add(begun.elapsed());
         match &mut self.guard {
             Some(guard) => guard.advance(self.log_end, self.vote),
             None => Ok(()),

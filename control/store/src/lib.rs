@@ -10,6 +10,7 @@ mod entry;
 mod event;
 mod guard;
 mod io;
+pub mod latency;
 mod members;
 mod open;
 mod peer;

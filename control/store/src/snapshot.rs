@@ -72,6 +72,23 @@ impl Snapshot {
             })
     }
 
+    /// How many objects there are of each resource, as `pods` or `deployments.apps`.
+    pub fn counts(&self) -> Vec<(String, usize)> {
+        let named = |prefix: &str| {
+            let mut parts = prefix.trim_matches('/').split('/').skip(1);
+            let (group, resource) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+            match group {
+                "core" => resource.to_owned(),
+                group => format!("{resource}.{group}"),
+            }
+        };
+        self.state
+            .kinds()
+            .filter(|(_, objects)| !objects.is_empty())
+            .map(|(prefix, objects)| (named(prefix), objects.len()))
+            .collect()
+    }
+
     /// How many entries `range` has. O(1) for a whole kind.
     pub fn count(&self, range: &KeyRange) -> usize {
         match single_kind(range) {

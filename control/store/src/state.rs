@@ -24,6 +24,8 @@ pub struct State {
     by_owner: OrdSet<(Uid, Key)>,
     by_node: OrdSet<(Arc<str>, Key)>,
     count: usize,
+    /// Of all objects' JSON.
+    bytes: u64,
 }
 
 /// What one change did to one key, for watchers and for the disk.
@@ -41,6 +43,11 @@ impl State {
     /// Objects of all kinds.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Bytes of all objects as JSON.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn get(&self, key: &Key) -> Option<&Arc<Entry>> {
@@ -196,8 +203,12 @@ impl State {
                 None
             }
         };
+        self.bytes += entry.json.len() as u64;
         match &previous {
-            Some(previous) => self.reindex(previous, &entry),
+            Some(previous) => {
+                self.bytes -= previous.json.len() as u64;
+                self.reindex(previous, &entry);
+            }
             None => {
                 self.count += 1;
                 self.index(&entry);
@@ -209,6 +220,7 @@ impl State {
     fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
         let previous = self.kinds.get_mut(key.kind_prefix())?.remove(key)?;
         self.count -= 1;
+        self.bytes -= previous.json.len() as u64;
         self.unindex(&previous);
         Some(previous)
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::backup::{self, BackupHead};
 use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
+use crate::latency::{Counted, Durations};
 use crate::members::{Members, founders};
 use crate::open::{Found, OpenError, open};
 use crate::peer::Heard;
@@ -63,7 +65,7 @@ pub enum BackupRefused {
 }
 
 /// What a person or a metric wants to know of a replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     pub node_id: u64,
     pub leader: Option<u64>,
@@ -76,6 +78,12 @@ pub struct Status {
     pub applied: u64,
     pub log_bytes: u64,
     pub ring_bytes: usize,
+    /// Bytes of all objects as JSON.
+    pub object_bytes: u64,
+    /// Leaders seen since the start.
+    pub leader_changes: u64,
+    pub flushes: Counted,
+    pub commits: Counted,
     /// False once a disk error has stopped this replica.
     pub healthy: bool,
 }
@@ -97,6 +105,9 @@ struct Inner {
     leadership: watch::Sender<Option<Epoch>>,
     heard: Arc<Heard>,
     contact: watch::Sender<bool>,
+    leaders: Arc<AtomicU64>,
+    flushes: Arc<Durations>,
+    commits: Durations,
     proposer: mpsc::Sender<Waiting>,
     /// Transactions and bytes that may still be under way.
     count: Arc<Semaphore>,
@@ -141,6 +152,7 @@ impl Store {
             membership,
             identity,
         } = found;
+        let flushes = writer.flushes();
         let hub = Hub::new(config.rings, state.revision());
         let served = Arc::new(Served::new(state, hub, applied));
         let (io, disk_ended) = match config.backend {
@@ -169,8 +181,13 @@ impl Store {
         let tasks = Owned::default();
         let leadership = watch::Sender::new(None);
         let (heard, contact) = (Arc::new(Heard::default()), watch::Sender::new(true));
-        let within = config.timing.contact;
-        tasks::start_contact(&tasks, raft.clone(), heard.clone(), contact.clone(), within);
+        let leaders = Arc::new(AtomicU64::new(0));
+        let seen = tasks::Seen {
+            heard: heard.clone(),
+            contact: contact.clone(),
+            leaders: leaders.clone(),
+        };
+        tasks::start_contact(&tasks, raft.clone(), seen, config.timing.contact);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
         tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
         let proposer = tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config);
@@ -188,6 +205,9 @@ impl Store {
             leadership,
             heard,
             contact,
+            leaders,
+            flushes,
+            commits: Durations::default(),
             proposer,
             count,
             bytes,
@@ -369,8 +389,14 @@ impl Store {
             mpsc::error::TrySendError::Full(_) => CommitError::Busy,
             mpsc::error::TrySendError::Closed(_) => CommitError::NoQuorum,
         })?;
+        let begun = Instant::now();
         match timeout(config.timing.commit, answered).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => {
+                if outcome.is_ok() {
+                    self.inner.commits.add(begun.elapsed());
+                }
+                outcome
+            }
             Ok(Err(_)) | Err(_) => Err(CommitError::Unknown),
         }
     }
@@ -422,6 +448,10 @@ impl Store {
             applied: metrics.last_applied.map_or(0, |applied| applied.index),
             log_bytes: self.inner.log.tail.lock().total,
             ring_bytes: self.inner.served.hub.bytes(),
+            object_bytes: snapshot.state().bytes(),
+            leader_changes: self.inner.leaders.load(Ordering::Relaxed),
+            flushes: self.inner.flushes.read(),
+            commits: self.inner.commits.read(),
             healthy: metrics.running_state.is_ok(),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -127,23 +128,34 @@ pub(crate) fn start_leadership(
     });
 }
 
+/// What the watch over the leader reads and tells.
+pub(crate) struct Seen {
+    pub heard: Arc<Heard>,
+    pub contact: watch::Sender<bool>,
+    pub leaders: Arc<AtomicU64>,
+}
+
 /// Keeps `contact` true: a leader was heard within `within`, or this replica leads and a majority answered within it.
-pub(crate) fn start_contact(
-    owned: &Owned,
-    raft: Raft,
-    heard: Arc<Heard>,
-    contact: watch::Sender<bool>,
-    within: Duration,
-) {
+pub(crate) fn start_contact(owned: &Owned, raft: Raft, seen: Seen, within: Duration) {
     owned.spawn(async move {
+        let Seen {
+            heard,
+            contact,
+            leaders,
+        } = seen;
         let metrics = raft.metrics();
         let begun = Instant::now();
+        let mut last = None;
         let mut tick = interval(CONTACT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let (leads, alone, answered) = {
                 let seen = metrics.borrow_watched();
+                if seen.current_leader.is_some() && seen.current_leader != last {
+                    last = seen.current_leader;
+                    leaders.fetch_add(1, Ordering::Relaxed);
+                }
                 (
                     seen.state == ServerState::Leader,
                     seen.membership_config.voter_ids().eq([seen.id]),
