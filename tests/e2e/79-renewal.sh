@@ -14,7 +14,7 @@ before=$(told)
 client=$(field client_cert)
 lab stop node-1
 # A serving certificate that has lived its whole life: renewal is due at once.
-printf '[ca]\ndefault_ca = c\n[c]\ndatabase = %s/db\nrand_serial = yes\nnew_certs_dir = %s\npolicy = p\ndefault_md = sha256\n[p]\ncommonName = supplied\n' "$dir" "$dir" > "$dir/ca.cnf"
+printf '[ca]\ndefault_ca = c\n[c]\ndatabase = %s/db\nrand_serial = yes\nnew_certs_dir = %s\npolicy = p\ndefault_md = sha256\nx509_extensions = x\n[x]\nbasicConstraints = CA:false\n[p]\ncommonName = supplied\n' "$dir" "$dir" > "$dir/ca.cnf"
 touch "$dir/db"
 openssl req -new -newkey rsa:2048 -nodes -subj /CN=over -keyout "$dir/key" -out "$dir/csr" 2> /dev/null
 openssl ca -batch -notext -selfsign -config "$dir/ca.cnf" -keyfile "$dir/key" -in "$dir/csr" -out "$dir/cert" -startdate 20200101000000Z -enddate 20210101000000Z 2> /dev/null

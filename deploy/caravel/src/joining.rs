@@ -87,6 +87,20 @@ fn keep(dir: &Path, identity: &Identity) -> anyhow::Result<()> {
     fs::rename(&part, &file).with_context(|| format!("write {}", file.display()))
 }
 
+/// At a start: new certificates where the old ones have lived too long, if a server gives them at once.
+pub async fn fresh(dir: &Path, old: Identity, addresses: &[IpAddr]) -> Identity {
+    if !due(&old).is_ok_and(|at| at <= SystemTime::now()) {
+        return old;
+    }
+    match renew(dir, &old, addresses).await {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::warn!("the node's certificates are not renewed yet: {error:#}");
+            old
+        }
+    }
+}
+
 /// Waits until the certificates are to be renewed, and renews them: a new identity, kept in `dir`. Goes on until it is
 /// done; a server that refuses is asked again later, for the certificates are still good for a while.
 pub async fn renewed(dir: &Path, old: &Identity, addresses: &[IpAddr]) -> Identity {

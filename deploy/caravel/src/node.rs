@@ -2,7 +2,7 @@
 
 use crate::balancer::Balancer;
 use crate::cli::{NodeArgs, NodeSettings};
-use crate::joining::{Identity, Joining, identity, renewed};
+use crate::joining::{Identity, Joining, fresh, identity, renewed};
 use crate::name_server::NameServer;
 use crate::server::{host_name, own_address};
 use crate::tasks;
@@ -69,6 +69,10 @@ pub async fn join_and_run(
         identity = identity(&tls, joining) => identity?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    identity = tokio::select! {
+        identity = fresh(&tls, identity, &addresses) => identity,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     // With new certificates the daemon begins anew in this process: its containers do not notice.
     loop {
         let again = shutdown.child_token();
@@ -79,7 +83,9 @@ pub async fn join_and_run(
             new = renewed(&tls, &identity, &addresses) => new,
         };
         again.cancel();
-        (&mut running).await?;
+        if let Err(error) = (&mut running).await {
+            tracing::warn!("the daemon under the old certificates: {error:#}");
+        }
         drop(running);
         identity = new;
     }
