@@ -9,49 +9,56 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep};
 
-/// (requests open, whether there ever was one)
-type Count = (usize, bool);
-
-/// The requests of one connection.
-pub(crate) struct Activity(watch::Sender<Count>);
+/// The requests of one connection. Counting costs two atomics a request: nobody is woken by it.
+pub(crate) struct Activity {
+    since: Instant,
+    open: AtomicUsize,
+    asked: AtomicBool,
+    /// When the last request was over, milliseconds from `since`.
+    ended: AtomicU64,
+}
 
 /// One request; dropped when it is over.
 pub(crate) struct Open(Arc<Activity>);
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new((0, false)))
+        Self {
+            since: Instant::now(),
+            open: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+            ended: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn open(this: &Arc<Self>) -> Open {
-        this.0.send_modify(|(open, asked)| {
-            *open += 1;
-            *asked = true;
-        });
+        this.open.fetch_add(1, Ordering::SeqCst);
+        this.asked.store(true, Ordering::SeqCst);
         Open(this.clone())
     }
 
     pub(crate) fn asked(&self) -> bool {
-        self.0.borrow().1
+        self.asked.load(Ordering::SeqCst)
     }
 
     /// Returns when there was no request for `first` from now, or later none open for `idle`.
     pub(crate) async fn idle(&self, first: Duration, idle: Duration) {
-        let mut count = self.0.subscribe();
-        loop {
-            let (open, asked) = *count.borrow_and_update();
-            let patience = if asked { idle } else { first };
-            let deadline = Instant::now() + patience;
-            if open > 0 {
-                // The sender lives as long as this borrow of it: there is always a next change to wait for.
-                let _ = count.changed().await;
-            } else if timeout_at(deadline, count.changed()).await.is_err() {
-                return;
+        sleep(first).await;
+        while self.asked() {
+            let unused = if self.open.load(Ordering::SeqCst) > 0 {
+                Duration::ZERO
+            } else {
+                let ended = Duration::from_millis(self.ended.load(Ordering::SeqCst));
+                self.since.elapsed().saturating_sub(ended)
+            };
+            match idle.checked_sub(unused) {
+                Some(rest) if !rest.is_zero() => sleep(rest).await,
+                _ => return,
             }
         }
     }
@@ -66,7 +73,9 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.0.send_modify(|(open, _)| *open -= 1);
+        let now = u64::try_from(self.0.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.ended.store(now, Ordering::SeqCst);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -12,11 +12,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The message of every 401, as upstream's.
 pub const UNAUTHORIZED: &str = "Unauthorized";
+/// Which certificate or token it was, for the audit log.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 const NODE_EXTRA: &str = "authentication.kubernetes.io/node-name";
 
 /// Why a credential was refused. It is logged; the client is only told [`UNAUTHORIZED`].
@@ -286,9 +289,11 @@ fn certificate_user(leaf: &CertificateDer<'_>) -> Result<UserInfo, AuthnError> {
         .map(str::to_owned)
         .collect();
     groups.push(AUTHENTICATED.to_owned());
+    let print = hex::encode(Sha256::digest(leaf));
     Ok(UserInfo {
         name: name.to_owned(),
         groups,
+        extra: [(CREDENTIAL.to_owned(), vec![format!("X509SHA256={print}")])].into(),
         ..UserInfo::default()
     })
 }
@@ -329,10 +334,7 @@ fn token_user(claims: &Claims) -> UserInfo {
         UserInfo::service_account(&k.namespace, &k.serviceaccount.name, &k.serviceaccount.uid);
     let mut extra = |key: &str, value: String| user.extra.insert(key.to_owned(), vec![value]);
     if !claims.jti.is_empty() {
-        extra(
-            "authentication.kubernetes.io/credential-id",
-            format!("JTI={}", claims.jti),
-        );
+        extra(CREDENTIAL, format!("JTI={}", claims.jti));
     }
     if let Some(pod) = &k.pod {
         extra("authentication.kubernetes.io/pod-name", pod.name.clone());
@@ -392,6 +394,8 @@ mod tests {
             found.user.groups,
             ["system:masters", "system:authenticated"]
         );
+        let credential = &found.user.extra[CREDENTIAL][0];
+        assert_eq!(credential.len(), "X509SHA256=".len() + 64, "{credential}");
         let foreign = crate::certificate::parse_pem(&other.issue_admin().unwrap().cert_pem);
         assert!(
             authenticator
