@@ -64,12 +64,12 @@ pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
                 cut::cut(&layout, b, a)?;
             }
         }
-        LabCommand::Heal { dir, a, b } => {
+        LabCommand::Heal { dir, pair } => {
             let layout = layout(&dir)?;
             let record = Record::load(&layout)?;
-            match (a, b) {
-                (Some(a), Some(b)) => {
-                    let (a, b) = (record.host(&a)?, record.host(&b)?);
+            match &pair[..] {
+                [a, b] => {
+                    let (a, b) = (record.host(a)?, record.host(b)?);
                     cut::heal(&layout, a, b)?;
                     cut::heal(&layout, b, a)?;
                 }

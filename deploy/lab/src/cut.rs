@@ -33,7 +33,7 @@ pub fn cut(layout: &Layout, from: &Host, to: &Host) -> anyhow::Result<()> {
         "{} cannot be cut from itself",
         from.name
     );
-    nft(layout, &to.name, &silencing(from.address)).map(drop)
+    change(layout, to, &silencing(from.address))
 }
 
 /// `to` hears `from` again. Also where it did all the time.
@@ -44,13 +44,13 @@ pub fn heal(layout: &Layout, from: &Host, to: &Host) -> anyhow::Result<()> {
         "{}delete element ip {TABLE} {SET} {{ {address} }}\n",
         silencing(address)
     );
-    nft(layout, &to.name, &rules).map(drop)
+    change(layout, to, &rules)
 }
 
 /// `host` hears everybody again.
 pub fn heal_all(layout: &Layout, host: &Host) -> anyhow::Result<()> {
     let rules = format!("add table ip {TABLE}\ndelete table ip {TABLE}\n");
-    nft(layout, &host.name, &rules).map(drop)
+    change(layout, host, &rules)
 }
 
 /// Every cut there is, in the order of the hosts.
@@ -60,7 +60,7 @@ pub fn cuts(layout: &Layout, record: &Record) -> anyhow::Result<Vec<Cut>> {
         if !layout.pin(&to.name, "net").exists() {
             continue;
         }
-        let listed = nft(layout, &to.name, "list ruleset ip\n")?;
+        let listed = nft(layout, &to.name, &["-j", "list", "ruleset", "ip"], "")?;
         let listed: Value =
             serde_json::from_slice(&listed).context("read the packet rules of a host")?;
         let silenced = silenced(&listed);
@@ -75,6 +75,10 @@ pub fn cuts(layout: &Layout, record: &Record) -> anyhow::Result<Vec<Cut>> {
         }
     }
     Ok(all)
+}
+
+fn change(layout: &Layout, host: &Host, rules: &str) -> anyhow::Result<()> {
+    nft(layout, &host.name, &["-f", "-"], rules).map(drop)
 }
 
 fn silencing(from: Ipv4Addr) -> String {
@@ -104,12 +108,14 @@ fn silenced(listed: &Value) -> Vec<(Ipv4Addr, u64)> {
         .collect()
 }
 
-/// Runs commands in the network namespace of a host; what they print, as JSON.
-fn nft(layout: &Layout, host: &str, commands: &str) -> anyhow::Result<Vec<u8>> {
+/// Runs nft in the network namespace of a host, with `commands` to read; what it prints. Never with `-j` and commands that
+/// are not JSON: nft then does nothing and calls that a success.
+fn nft(layout: &Layout, host: &str, args: &[&str], commands: &str) -> anyhow::Result<Vec<u8>> {
     let pin = layout.pin(host, "net");
     let mut child = Command::new("nsenter")
         .arg(format!("--net={}", pin.display()))
-        .args(["nft", "-j", "-f", "-"])
+        .arg("nft")
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

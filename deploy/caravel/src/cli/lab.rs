@@ -100,9 +100,8 @@ pub enum LabCommand {
     Heal {
         #[command(flatten)]
         dir: LabDir,
-        #[arg(requires = "b")]
-        a: Option<String>,
-        b: Option<String>,
+        #[arg(num_args = 2, value_names = ["A", "B"])]
+        pair: Vec<String>,
     },
     /// Print shell exports: KUBECONFIG, CARAVEL_SERVERS, and what test suites ask for.
     Env {
