@@ -153,7 +153,7 @@ impl Default for Limits {
             log_entries: 50_000,
             log_bytes: 256 << 20,
             tail_bytes: 16 << 20,
-            cache_bytes: 16 << 20,
+            cache_bytes: 64 << 20,
             snapshot_every: 5_000,
         }
     }
