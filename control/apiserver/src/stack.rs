@@ -183,7 +183,11 @@ fn limit_uri(request: &Request<Body>) -> Result<(), ApiError> {
     }
 }
 
-pub(crate) fn authenticate(api: &ApiServer, ask: &mut Ask, request: &Request<Body>) -> Result<(), ApiError> {
+pub(crate) fn authenticate(
+    api: &ApiServer,
+    ask: &mut Ask,
+    request: &Request<Body>,
+) -> Result<(), ApiError> {
     let peer = request.extensions().get::<Peer>();
     let certificates = peer.map(|peer| &*peer.certificates).unwrap_or_default();
     // A caller in this process may bring its identity; nothing that came over a socket can.

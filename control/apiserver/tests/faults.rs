@@ -122,10 +122,7 @@ async fn who_says_nothing_is_sent_away() {
         ),
     ] {
         let line = served.answer(bytes.as_bytes()).await;
-        assert!(
-            !line.contains(" 200 "),
-            "{what}: {line}"
-        );
+        assert!(!line.contains(" 200 "), "{what}: {line}");
     }
     served.is_well().await;
 }

@@ -37,7 +37,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     let listener = listen(config.listen).await?;
     let peers = listen(SocketAddr::new(config.listen.ip(), config.peer_port)).await?;
     let Some(opened) = shutdown
-        .run_until_cancelled(quorum::open(&config, peers))
+        .run_until_cancelled(Box::pin(quorum::open(&config, peers)))
         .await
     else {
         return Ok(());

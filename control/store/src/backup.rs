@@ -112,7 +112,7 @@ pub(crate) fn pieces(
 /// # Errors
 /// See [`BackupError`].
 pub fn head(mut from: impl Read) -> Result<BackupHead, BackupError> {
-    Ok(read_head(&mut from, &mut Sha256::new())?)
+    read_head(&mut from, &mut Sha256::new())
 }
 
 fn read_head(from: &mut impl Read, sum: &mut Sha256) -> Result<BackupHead, BackupError> {

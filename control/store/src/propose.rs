@@ -92,7 +92,10 @@ async fn one_entry(
     let deadline = Instant::now() + leader_within;
     let mut left = entry;
     loop {
-        let proposals = left.iter().map(|waiting| waiting.proposal.clone()).collect();
+        let proposals = left
+            .iter()
+            .map(|waiting| waiting.proposal.clone())
+            .collect();
         let batch = Batch(Arc::new(proposals));
         let result = match raft.client_write(batch.clone()).await {
             Ok(response) => Ok(response.data),

@@ -3,9 +3,9 @@
 //! Fields are big-endian; texts and bodies carry their length. A layout never changes: a new one gets a new version
 //! byte. The tests pin each layout, because a record written today is read by a later version, or refused.
 
-use std::collections::BTreeMap;
 use caravel_api::{Encoded, Key, Revision};
 use openraft::EntryPayload;
+use std::collections::BTreeMap;
 
 use crate::entry::Entry;
 use crate::raft::{Batch, LogEntry, LogId, Membership, Vote};
