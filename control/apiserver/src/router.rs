@@ -121,7 +121,7 @@ async fn whole(
     let target = target(ask, row, "");
     let body = request.into_body();
     match info.verb.as_str() {
-        "get" => verbs::read::get(api, ask, &target),
+        "get" => verbs::read::get(api, ask, &target).await,
         "list" => verbs::list::list(api, ask, row).await,
         "watch" => verbs::watch::watch(api, ask, row).await,
         "create" if info.name.is_empty() => verbs::change::create(api, ask, target, body).await,
@@ -157,7 +157,7 @@ async fn part(
             node_proxy::stream(api, ask, &target, request).await
         }
         ("proxy", _) => node_proxy::proxy(api, ask, &target, request).await,
-        ("status", "get") => verbs::read::get(api, ask, &target),
+        ("status", "get") => verbs::read::get(api, ask, &target).await,
         ("status", "update") => {
             verbs::change::replace(api, ask, &target, request.into_body()).await
         }

@@ -316,9 +316,8 @@ pub(crate) async fn scale(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     if verb == "get" {
-        let entry = api
-            .store
-            .snapshot()
+        let entry = crate::verbs::read::snapshot(api, ask)
+            .await?
             .entry(&target.key())
             .ok_or_else(|| ApiError::not_found(target.row, &target.name))?;
         let value: Value = serde_json::from_slice(&entry.json).map_err(ApiError::internal)?;

@@ -1,7 +1,8 @@
 //! The recipes of writing, once for every kind: create, change, delete. HTTP verbs and in-process callers both end here.
 //!
 //! Each recipe decides on one snapshot and commits with everything it relied on as a `Check`; a conflict runs it again on a
-//! newer snapshot, a bounded number of times. "May have committed" is 504 and never retried. Upstream: apiserver/pkg/registry/generic/registry/store.go.
+//! newer snapshot, a bounded number of times. A refusal, or that nothing needs to be written, stands only if it was decided on a
+//! snapshot that is current: a replica that lags decides again on a fresh one. "May have committed" is 504 and never retried. Upstream: apiserver/pkg/registry/generic/registry/store.go.
 
 mod create;
 mod delete;
@@ -27,7 +28,7 @@ pub use delete::{DeleteOptions, Propagation};
 
 /// How often a recipe runs before the conflict is the client's.
 pub(crate) const ATTEMPTS: usize = 8;
-const CATCH_UP: Duration = Duration::from_secs(3);
+pub(crate) const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// Who writes and how.
 #[derive(Clone)]
@@ -115,6 +116,24 @@ impl Writer<'_> {
             Err(error @ CommitError::TooLarge) => Err(ApiError::too_large(error)),
             Err(error @ CommitError::Deposed) => Err(ApiError::unavailable(error.to_string())),
         }
+    }
+
+    /// A snapshot on which to decide again, if what was decided on an old one may be wrong.
+    pub(crate) async fn second_look(
+        &self,
+        decided: &Result<Option<Revision>, ApiError>,
+        on: Revision,
+    ) -> Result<Option<Snapshot>, ApiError> {
+        let doubtful = match decided {
+            // Found as it shall be: nothing was written.
+            Ok(written) => written.is_some_and(|revision| revision <= on),
+            Err(refusal) => matches!(refusal.code, 403 | 404 | 409 | 422),
+        };
+        if !doubtful {
+            return Ok(None);
+        }
+        let fresh = self.api.store.fresh_snapshot().await.map_err(no_quorum)?;
+        Ok((fresh.revision() > on).then_some(fresh))
     }
 
     /// A snapshot on which the next attempt can do better.

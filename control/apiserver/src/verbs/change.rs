@@ -9,7 +9,7 @@ use crate::server::ApiServer;
 use crate::shape;
 use crate::stack::Ask;
 use crate::verbs::list;
-use crate::write::{Current, DeleteOptions, Part, Target, Written};
+use crate::write::{Current, DeleteOptions, Part, Target, Written, no_quorum};
 use bytes::Bytes;
 use caravel_api::{ApiError, Row};
 use futures::{StreamExt, TryStreamExt};
@@ -133,7 +133,7 @@ pub(crate) async fn delete_collection(
     let mut writer = writer(api, ask, "DeleteOptions")?;
     writer.options.dry_run |= options.dry_run;
     let selection = Selection::parse(row, &ask.query)?;
-    let snapshot = api.store.snapshot();
+    let snapshot = api.store.fresh_snapshot().await.map_err(no_quorum)?;
     let range = list::range(row, &ask.info.namespace, &selection);
     let targets: Vec<Target> = snapshot
         .list(&range)

@@ -23,8 +23,17 @@ impl Writer<'_> {
             // The last attempt needs no copy to fall back on; nearly always the first one is it.
             let tried = self
                 .create_on(&snapshot, target.clone(), object.clone_object(), tracked)
-                .await?;
-            let (key, found) = match tried {
+                .await;
+            if let Err(refusal) = &tried
+                && attempt < ATTEMPTS
+                && let Some(fresh) = self
+                    .second_look(&Err(refusal.clone()), snapshot.revision())
+                    .await?
+            {
+                snapshot = fresh;
+                continue;
+            }
+            let (key, found) = match tried? {
                 Tried::Written(written) => return Ok(written),
                 Tried::Conflict { key, own, found } if key == own => {
                     let meta = object.meta();

@@ -133,7 +133,16 @@ impl Writer<'_> {
     ) -> Result<Written, ApiError> {
         let mut snapshot = self.api.store.snapshot();
         for _ in 0..ATTEMPTS {
-            match self.delete_on(&snapshot, target, options).await? {
+            let tried = self.delete_on(&snapshot, target, options).await;
+            let decided = match &tried {
+                Ok(done) => Ok(done.as_ref().ok().map(|written| written.revision)),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            if let Some(fresh) = self.second_look(&decided, snapshot.revision()).await? {
+                snapshot = fresh;
+                continue;
+            }
+            match tried? {
                 Ok(written) => return Ok(written),
                 Err(found) => snapshot = self.newer(found).await?,
             }
