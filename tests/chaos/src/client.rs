@@ -1,0 +1,258 @@
+//! HTTPS to one server, with what is known of an outcome said exactly. It never retries and never goes elsewhere.
+
+use crate::history::Outcome;
+use anyhow::Context as _;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use kube::config::Kubeconfig;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Every object of the load has it.
+pub const LABEL: &str = "chaos=load";
+const CONNECT: Duration = Duration::from_secs(3);
+
+#[derive(Clone)]
+pub struct Client {
+    /// The server's name in the lab.
+    pub server: String,
+    http: kube::Client,
+}
+
+/// An object as it was read: the values written to it, in order, and its revision.
+#[derive(Clone, Debug)]
+pub struct Register {
+    pub values: Vec<String>,
+    pub revision: u64,
+}
+
+impl Client {
+    /// `kubeconfig` is a file's text; of its server only the credentials are used.
+    pub async fn new(kubeconfig: &str, server: &str, url: &str) -> anyhow::Result<Self> {
+        caravel_client::connect::install_crypto();
+        let kubeconfig = Kubeconfig::from_yaml(kubeconfig)?;
+        let options = kube::config::KubeConfigOptions::default();
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        config.cluster_url = url.parse()?;
+        config.connect_timeout = Some(CONNECT);
+        // A request that is sent again by itself is two operations, of which the history would show one.
+        config.default_retry = false;
+        Ok(Self {
+            server: server.to_owned(),
+            http: kube::Client::try_from(config)?,
+        })
+    }
+
+    /// An answer of any status, or `Err(true)` if the request surely did not reach the server.
+    async fn send(&self, request: Request<Body>) -> Result<(StatusCode, Vec<u8>), bool> {
+        let answer = self
+            .http
+            .send(request)
+            .await
+            .map_err(|error| unsent(&error))?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map_err(|_| false)?;
+        Ok((status, body.to_bytes().to_vec()))
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        within: Duration,
+    ) -> Result<(StatusCode, Value), bool> {
+        let body = body.map_or_else(Body::empty, |value| {
+            Body::from(value.to_string().into_bytes())
+        });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .body(body)
+            .map_err(|_| true)?;
+        let answer = tokio::time::timeout(within, self.send(request)).await;
+        let (status, body) = answer.map_err(|_| false)??;
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
+    /// A request of the test itself, which must succeed.
+    pub async fn must(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let answer = self.ask(method, path, body, Duration::from_secs(20)).await;
+        let (status, value) = answer
+            .map_err(|_| anyhow::anyhow!("{method} {path}: {} does not answer", self.server))?;
+        anyhow::ensure!(
+            status.is_success(),
+            "{method} {path} at {}: {status} {value}",
+            self.server
+        );
+        Ok(value)
+    }
+
+    pub async fn ready(&self) -> bool {
+        let answer = self.ask("GET", "/readyz", None, CONNECT).await;
+        answer.is_ok_and(|(status, _)| status == StatusCode::OK)
+    }
+
+    pub async fn read(
+        &self,
+        namespace: &str,
+        key: &str,
+        within: Duration,
+    ) -> (Outcome, Option<Register>) {
+        match self.ask("GET", &path(namespace, key), None, within).await {
+            Ok((StatusCode::OK, value)) => match register(&value) {
+                Some(register) => (done(&register), Some(register)),
+                None => (Outcome::Unknown, None),
+            },
+            Ok((StatusCode::NOT_FOUND, _)) => (Outcome::Absent, None),
+            _ => (Outcome::Unknown, None),
+        }
+    }
+
+    pub async fn create(
+        &self,
+        namespace: &str,
+        key: &str,
+        value: &str,
+        within: Duration,
+    ) -> Outcome {
+        let body = object(namespace, key, &[value.to_owned()], None);
+        let answer = self
+            .ask("POST", &path(namespace, ""), Some(&body), within)
+            .await;
+        written(answer)
+    }
+
+    /// Appends a value to what was read.
+    pub async fn update(
+        &self,
+        namespace: &str,
+        key: &str,
+        read: &Register,
+        value: &str,
+        within: Duration,
+    ) -> Outcome {
+        let mut values = read.values.clone();
+        values.push(value.to_owned());
+        let body = object(namespace, key, &values, Some(read.revision));
+        let answer = self
+            .ask("PUT", &path(namespace, key), Some(&body), within)
+            .await;
+        written(answer)
+    }
+
+    /// All objects of the load, consistently, and the revision of the list.
+    pub async fn list(&self, namespace: &str) -> anyhow::Result<(u64, Vec<(String, Register)>)> {
+        let list = self
+            .must(
+                "GET",
+                &format!("{}?labelSelector={LABEL}", path(namespace, "")),
+                None,
+            )
+            .await?;
+        let items = list["items"].as_array().context("a list without items")?;
+        let items = items.iter().map(|item| {
+            let name = item["metadata"]["name"]
+                .as_str()
+                .context("an object without a name")?;
+            Ok((
+                name.to_owned(),
+                register(item).context("an object that is not ours")?,
+            ))
+        });
+        let revision = revision(&list).context("a list without a revision")?;
+        Ok((revision, items.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// A watch of the load's objects: lines of JSON.
+    pub async fn watch(&self, namespace: &str, after: u64) -> anyhow::Result<http::Response<Body>> {
+        let uri = format!(
+            "{}?watch=1&allowWatchBookmarks=true&resourceVersion={after}&labelSelector={LABEL}",
+            path(namespace, "")
+        );
+        let request = Request::get(uri).body(Body::empty())?;
+        let answer =
+            tokio::time::timeout(Duration::from_secs(10), self.http.send(request)).await??;
+        Ok(answer)
+    }
+}
+
+fn path(namespace: &str, name: &str) -> String {
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+    if name.is_empty() {
+        path
+    } else {
+        format!("{path}/{name}")
+    }
+}
+
+fn object(namespace: &str, name: &str, values: &[String], revision: Option<u64>) -> Value {
+    let mut metadata = json!({"name": name, "namespace": namespace, "labels": {"chaos": "load"}});
+    if let Some(revision) = revision {
+        metadata["resourceVersion"] = json!(revision.to_string());
+    }
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"values": values.join(" ")}})
+}
+
+pub fn register(object: &Value) -> Option<Register> {
+    let values = object["data"]["values"].as_str()?.split(' ');
+    Some(Register {
+        values: values.map(str::to_owned).collect(),
+        revision: revision(object)?,
+    })
+}
+
+pub fn revision(object: &Value) -> Option<u64> {
+    object["metadata"]["resourceVersion"].as_str()?.parse().ok()
+}
+
+fn done(register: &Register) -> Outcome {
+    match register.values.last() {
+        Some(value) => Outcome::Done {
+            value: value.clone(),
+            revision: register.revision,
+        },
+        None => Outcome::Unknown,
+    }
+}
+
+/// As the API's conventions have it: 503 and 429 are said before anything is done; 504 and 500 may have been done.
+fn written(answer: Result<(StatusCode, Value), bool>) -> Outcome {
+    match answer {
+        Ok((StatusCode::OK | StatusCode::CREATED, value)) => {
+            register(&value).map_or(Outcome::Unknown, |r| done(&r))
+        }
+        Ok((StatusCode::NOT_FOUND, _)) => Outcome::Absent,
+        Ok((StatusCode::CONFLICT, _)) => Outcome::Conflict,
+        Ok((StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _)) | Err(true) => {
+            Outcome::Refused
+        }
+        Ok((status, value)) => {
+            // Neither is a fault's doing: somebody should see it.
+            if !matches!(status.as_u16(), 500 | 504) {
+                eprintln!("     a write was answered with {status}: {value}");
+            }
+            Outcome::Unknown
+        }
+        Err(false) => Outcome::Unknown,
+    }
+}
+
+/// Was no connection made?
+fn unsent(error: &kube::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return error.is_connect();
+        }
+        cause = error.source();
+    }
+    false
+}

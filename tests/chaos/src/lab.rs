@@ -1,0 +1,114 @@
+//! The lab under test, by the commands that a person has.
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::process::Command;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Lab {
+    pub program: PathBuf,
+    pub dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Host {
+    pub name: String,
+    pub role: String,
+    pub address: String,
+    pub running: bool,
+    pub paused: bool,
+    pub leader: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Cut {
+    pub dropped: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    pub hosts: Vec<Host>,
+    pub cuts: Vec<Cut>,
+}
+
+impl Status {
+    pub fn servers(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(|host| host.role == "server")
+    }
+
+    pub fn leader(&self) -> Option<&str> {
+        self.servers()
+            .find(|host| host.leader)
+            .map(|host| host.name.as_str())
+    }
+}
+
+impl Lab {
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig.yaml")
+    }
+
+    async fn run(&self, args: &[&str], more: &[(&str, &Path)]) -> anyhow::Result<String> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(args)
+            .env_remove("KUBECONFIG")
+            .kill_on_drop(true);
+        for (flag, value) in more {
+            command.arg(flag).arg(value);
+        }
+        let out = tokio::time::timeout(PATIENCE, command.output())
+            .await
+            .with_context(|| format!("caravel {} does not end", args.join(" ")))??;
+        anyhow::ensure!(
+            out.status.success(),
+            "caravel {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// `caravel lab VERB --dir DIR ARGS...`
+    pub async fn lab(&self, verb: &str, args: &[&str]) -> anyhow::Result<String> {
+        let dir = self.dir.to_string_lossy();
+        self.run(&[&["lab", verb, "--dir", &dir], args].concat(), &[])
+            .await
+    }
+
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        let text = self.lab("status", &["--output", "json"]).await?;
+        serde_json::from_str(&text).context("read what `lab status` says")
+    }
+
+    /// A command for administrators, by way of whichever server is ready.
+    pub async fn admin(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.run(args, &[("--kubeconfig", &self.kubeconfig())])
+            .await
+    }
+
+    /// Numbers and names of the voters.
+    pub async fn voters(&self) -> anyhow::Result<Vec<(u64, String)>> {
+        let text = self.admin(&["member", "list", "--output", "json"]).await?;
+        let list: Value = serde_json::from_str(&text)?;
+        let members = list["members"].as_array().context("no members")?.iter();
+        Ok(members
+            .filter(|member| member["role"] == "voter")
+            .filter_map(|member| {
+                Some((member["id"].as_u64()?, member["name"].as_str()?.to_owned()))
+            })
+            .collect())
+    }
+
+    /// Empties a server's disk and gives it a new token.
+    pub async fn renew(&self, host: &str) -> anyhow::Result<()> {
+        let host = self.dir.join("hosts").join(host);
+        let token = self.admin(&["token", "create", "--role", "server"]).await?;
+        std::fs::remove_dir_all(host.join("lib/server")).context("empty the server's disk")?;
+        std::fs::write(host.join("etc/join-token"), token).context("write the token")
+    }
+}

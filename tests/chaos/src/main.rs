@@ -1,0 +1,145 @@
+//! `caravel-chaos`: faults on a real cluster under load, and checks of what its clients were told.
+//!
+//! Read it from `scenario` (the faults, as a table) to `run` (what is done) to `verdict` (what must hold). The checks know
+//! nothing of the product: they read a history that `check` reads again from a file.
+
+mod client;
+mod history;
+mod lab;
+mod linear;
+mod load;
+mod run;
+mod scenario;
+mod verdict;
+mod watchers;
+
+use clap::{Parser, Subcommand};
+use scenario::{Length, SCENARIOS};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+#[command(
+    about = "Faults on a lab of three servers under load, and checks of what clients were told"
+)]
+enum Cli {
+    /// Run scenarios on a lab that is up.
+    Run(RunArgs),
+    /// Check a history again.
+    Check { file: PathBuf },
+    #[command(subcommand)]
+    Show(Show),
+}
+
+#[derive(Subcommand)]
+enum Show {
+    /// The scenarios.
+    List,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// The program under test.
+    #[arg(long)]
+    caravel: PathBuf,
+    /// The lab.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where histories are kept.
+    #[arg(long)]
+    histories: PathBuf,
+    /// How often the leader is killed.
+    #[arg(long, default_value_t = 20)]
+    kills: usize,
+    /// Of the 63 combinations of cut links, how many.
+    #[arg(long, default_value_t = 63)]
+    cuts: usize,
+    /// Seconds that the leader sleeps.
+    #[arg(long, default_value_t = 30)]
+    pause: u64,
+    /// Seconds that a cut lasts.
+    #[arg(long, default_value_t = 6)]
+    hold: u64,
+    #[arg(long, default_value_t = 12)]
+    workers: usize,
+    /// Milliseconds between two operations of a worker.
+    #[arg(long, default_value_t = 40)]
+    pace: u64,
+    #[arg(long, default_value_t = 30)]
+    watchers: usize,
+    /// Names of scenarios; none means all.
+    scenarios: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse() {
+        Cli::Run(args) => all(&args).await,
+        Cli::Check { file } => {
+            let verdict = verdict::judge(&history::History::load(&file)?);
+            println!("{verdict}");
+            Ok(exit(verdict.wrong.is_empty()))
+        }
+        Cli::Show(Show::List) => {
+            for scenario in SCENARIOS {
+                println!("{:<26} {}", scenario.name, scenario.why);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn exit(well: bool) -> ExitCode {
+    ExitCode::from(u8::from(!well))
+}
+
+async fn all(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    for name in &args.scenarios {
+        let known = SCENARIOS.iter().any(|scenario| scenario.name == name);
+        anyhow::ensure!(
+            known,
+            "there is no scenario {name:?}; `caravel-chaos list` shows them"
+        );
+    }
+    std::fs::create_dir_all(&args.histories)?;
+    let lab = lab::Lab {
+        program: args.caravel.clone(),
+        dir: args.dir.clone(),
+    };
+    let length = Length {
+        kills: args.kills,
+        cuts: args.cuts.min(63),
+        pause: Duration::from_secs(args.pause),
+        hold: Duration::from_secs(args.hold),
+    };
+    let shape = load::Shape {
+        workers: args.workers,
+        pace: Duration::from_millis(args.pace),
+        roaming: Duration::from_secs(8),
+        staying: Duration::from_secs(args.pause + 15),
+    };
+    let wanted =
+        |name: &str| args.scenarios.is_empty() || args.scenarios.iter().any(|one| one == name);
+    let mut well = true;
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
+        let begun = Instant::now();
+        let proof = run::run(&lab, scenario, &length, shape, args.watchers).await?;
+        proof
+            .history
+            .save(&args.histories.join(format!("{}.jsonl", scenario.name)))?;
+        let passed = proof.verdict.wrong.is_empty();
+        well &= passed;
+        let word = if passed { "ok  " } else { "FAIL" };
+        println!(
+            "{word} {} ({} s): {}",
+            scenario.name,
+            begun.elapsed().as_secs(),
+            proof.verdict
+        );
+        for note in proof.notes {
+            println!("     {note}");
+        }
+    }
+    Ok(exit(well))
+}
