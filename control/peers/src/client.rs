@@ -377,9 +377,15 @@ impl Transport for GrpcTransport {
     async fn appends(
         &self,
         to: &Target,
-        requests: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        mut requests: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
         _: RPCOption,
     ) -> Result<Appended, RPCError<TypeConfig>> {
+        // Consensus waits between its attempts in this stream, and nowhere else: who connects before it asks for the first
+        // request tries a server that is gone thousands of times a second.
+        let Some(first) = requests.next().await else {
+            return Ok(stream::empty().boxed());
+        };
+        let requests = stream::iter([first]).chain(requests);
         let frames = requests.map(|request| Frame {
             body: wire::encode(&request),
         });

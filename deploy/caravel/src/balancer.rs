@@ -1,7 +1,9 @@
 //! The node's own way to the servers: a loopback port balanced over those that are ready, and the list of them kept true.
 //!
 //! The list is learnt from the cluster (the endpoints of `default/kubernetes`), so that servers may come and go without
-//! anybody telling the nodes; the last one is written down for the next start. As k3s' agent load balancer.
+//! anybody telling the nodes; it is written down for the next start. The endpoints are those that the cluster knows to live,
+//! which a server that just came or just returned is not yet: whoever was known before stays behind them on the list, as
+//! a server that is not ready costs nothing. As k3s' agent load balancer.
 
 use anyhow::Context as _;
 use caravel_client::{Config, balance, connect};
@@ -17,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Beside the node's certificates.
 const FILE: &str = "servers.json";
+/// Servers on the list; those known longest without being an endpoint leave first.
+const MOST: usize = 16;
 
 pub struct Balancer {
     listener: TcpListener,
@@ -43,10 +47,7 @@ impl Balancer {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        let mut all = last;
-        all.extend(config.servers.iter().cloned());
-        let mut seen = std::collections::BTreeSet::new();
-        all.retain(|url| seen.insert(url.clone()));
+        let all = merged(last, &config.servers);
         Ok(Self {
             listener,
             port,
@@ -102,8 +103,8 @@ async fn learn(config: &Config, servers: &watch::Sender<Vec<String>>, file: &Pat
                 continue;
             }
         };
-        let urls = urls(&slice);
-        if urls.is_empty() || *servers.borrow() == urls {
+        let urls = merged(urls(&slice), &servers.borrow());
+        if *servers.borrow() == urls {
             continue;
         }
         tracing::info!(servers = ?urls, "the cluster's servers");
@@ -112,6 +113,17 @@ async fn learn(config: &Config, servers: &watch::Sender<Vec<String>>, file: &Pat
         }
         servers.send_replace(urls);
     }
+}
+
+/// Those first, and whoever else was known.
+fn merged(first: Vec<String>, known: &[String]) -> Vec<String> {
+    let mut all = first;
+    for url in known {
+        if all.len() < MOST && !all.contains(url) {
+            all.push(url.clone());
+        }
+    }
+    all
 }
 
 fn urls(slice: &EndpointSlice) -> Vec<String> {
@@ -158,6 +170,19 @@ mod tests {
             urls(&slice),
             ["https://192.0.2.1:7443", "https://192.0.2.2:7443"]
         );
+    }
+
+    #[test]
+    fn a_server_that_is_no_endpoint_stays_behind_them() {
+        let list = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            merged(list(&["b"]), &list(&["a", "b", "c"])),
+            ["b", "a", "c"]
+        );
+        assert_eq!(merged(list(&[]), &list(&["a"])), ["a"]);
+        let many: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        let kept = merged(list(&["new"]), &many);
+        assert_eq!((kept.len(), kept[0].as_str()), (MOST, "new"));
     }
 
     #[tokio::test]

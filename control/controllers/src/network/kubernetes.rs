@@ -1,7 +1,7 @@
 //! Keeps the Service `default/kubernetes` and, behind it, the servers that live: as Endpoints and as an EndpointSlice.
 //!
-//! Follows `pkg/controlplane/controller/kubernetesservice` and its lease reconciler: looked at every 10 s, a server that was not
-//! heard of for 15 s leaves, and the last one never does. Who lives is not asked of the state but of the quorum's leader, whom
+//! Follows `pkg/controlplane/controller/kubernetesservice` and its lease reconciler: looked at every 10 s (every second while a
+//! server is not listed), a server that was not heard of for 15 s leaves, and the last one never does. Who lives is not asked of the state but of the quorum's leader, whom
 //! every server answers several times a second; so nothing is written while nothing changes.
 
 use std::fmt;
@@ -39,6 +39,8 @@ const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
 const PORT: &str = "https";
 const PERIOD: i64 = 10;
+/// Who came or came back is listed soon.
+const SOON: i64 = 1;
 /// As long as upstream's lease of a server.
 const SILENT: Duration = Duration::from_secs(15);
 
@@ -87,9 +89,12 @@ fn reconcile(
     let Some(api) = &situation.settings.api else {
         return Ok(plan);
     };
-    plan.again(time::after(situation.now, PERIOD));
     let old = cluster.get::<Endpoints>(&key())?;
-    let servers = living(&(api.servers)(), old.as_deref());
+    let all = (api.servers)();
+    let servers = living(&all, old.as_deref());
+    let complete = servers.len() == all.len();
+    let period = if complete { PERIOD } else { SOON };
+    plan.again(time::after(situation.now, period));
     let Some(first) = servers.first() else {
         return Ok(plan);
     };
