@@ -542,6 +542,9 @@ fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
         max_in_snapshot_log_to_keep: config.limits.log_entries,
         purge_batch_size: 512,
         enable_pre_vote: Some(true),
+        // A leader sends entries before its own disk has them. Killed and back under the same reign it would give their
+        // numbers to other entries, which no follower could tell apart.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
     .validate()
