@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -105,7 +106,7 @@ async fn one_entry(
                 if left.is_empty() {
                     return;
                 }
-                forward(&*transport, &leader, &left).await
+                forward(&raft, &*transport, &leader, &left).await
             }
             // Dropped from this log, yet it may be in another's.
             Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(CommitError::Unknown),
@@ -149,8 +150,9 @@ fn users_only(entry: Vec<Waiting>) -> Vec<Waiting> {
         .collect()
 }
 
-/// Users' writes go to whoever leads.
+/// Users' writes go to whoever leads. Once another leads, nobody waits for one that fell silent: later writes wait behind these.
 async fn forward(
+    raft: &Raft,
     transport: &dyn Transport,
     leader: &ForwardToLeader<TypeConfig>,
     entry: &[Waiting],
@@ -160,13 +162,29 @@ async fn forward(
     };
     let proposals = entry.iter().map(|waiting| waiting.proposal.clone());
     let batch = Batch(Arc::new(proposals.collect()));
-    transport
-        .propose(&target, batch)
-        .await
-        .map_err(|error| match error {
+    tokio::select! {
+        biased;
+        outcomes = transport.propose(&target, batch) => outcomes.map_err(|error| match error {
             ForwardError::Nothing => CommitError::NoQuorum,
             ForwardError::Unknown => CommitError::Unknown,
-        })
+        }),
+        () = succeeded(raft, target.id) => Err(CommitError::Unknown),
+    }
+}
+
+/// Returns when this replica knows of a leader that is not `former`.
+pub(crate) async fn succeeded(raft: &Raft, former: u64) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let leader = metrics.borrow_watched().current_leader;
+        if leader.is_some_and(|leader| leader != former) {
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            // Consensus has stopped; whoever waits has a deadline of its own.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 pub(crate) fn target(leader: &ForwardToLeader<TypeConfig>) -> Option<Target> {

@@ -24,7 +24,7 @@ use crate::latency::{Counted, Durations};
 use crate::members::{Members, founders};
 use crate::open::{Found, OpenError, open};
 use crate::peer::Heard;
-use crate::propose::{Waiting, target};
+use crate::propose::{Waiting, succeeded, target};
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Image, Machine, Served};
 use crate::raft::transport::{Alone, Factory, Transport};
@@ -304,7 +304,11 @@ impl Store {
             Err(_) => return Err(NoQuorum),
         };
         let target = target(&leader).ok_or(NoQuorum)?;
-        let index: Option<LogId> = transport.read_index(&target).await.map_err(|_| NoQuorum)?;
+        let index: Option<LogId> = tokio::select! {
+            biased;
+            index = transport.read_index(&target) => index.map_err(|_| NoQuorum)?,
+            () = succeeded(raft, target.id) => return Err(NoQuorum),
+        };
         let mut applied = served.applied.subscribe();
         applied
             .wait_for(|applied| *applied >= index)
