@@ -111,9 +111,9 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Timing {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(1000),
+            heartbeat: Duration::from_millis(65),
+            election_min: Duration::from_millis(330),
+            election_max: Duration::from_millis(495),
             commit: Duration::from_secs(10),
             leader_within: Duration::from_secs(4),
             contact: Duration::from_secs(10),

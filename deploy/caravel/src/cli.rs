@@ -206,15 +206,16 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "CARAVEL_HEARTBEAT_INTERVAL",
-        default_value_t = 100,
+        default_value_t = 65,
         value_name = "MS"
     )]
     pub heartbeat_interval: u64,
-    /// Milliseconds after which a silent leader is replaced, at the least; at the most twice that. The same on all servers.
+    /// Servers that hear nothing of their leader elect another after one and a half of this and a random part more, between this
+    /// and one and a half of it, in milliseconds. The same on all servers.
     #[arg(
         long,
         env = "CARAVEL_ELECTION_TIMEOUT",
-        default_value_t = 500,
+        default_value_t = 330,
         value_name = "MS"
     )]
     pub election_timeout: u64,
