@@ -345,12 +345,21 @@ async fn keys_and_identity_must_be_the_right_ones() {
         "an object lies on the disk unsealed"
     );
 
-    let other = Store::open(StoreConfig {
-        node_id: 2,
+    let foreign = Store::open(StoreConfig {
+        cluster: Some(7),
         ..config(dir.path())
     })
     .await;
-    assert!(matches!(other, Err(OpenError::Config(text)) if text.contains("belongs to server 1")));
+    assert!(
+        matches!(foreign, Err(OpenError::Config(text)) if text.contains("belongs to another cluster"))
+    );
+    let renumbered = Store::open(StoreConfig {
+        node_id: 2,
+        ..config(dir.path())
+    });
+    let renumbered = renumbered.await.unwrap();
+    assert_eq!(renumbered.identity().node, 1, "a disk keeps its number");
+    renumbered.shutdown().await;
     let inside = Store::open(StoreConfig::single(
         dir.path().join("d2"),
         dir.path().join("d2/keys"),
