@@ -12,12 +12,13 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use caravel_api::Key;
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::backend::{Backend, StateOp};
 use crate::entry::Entry;
@@ -76,19 +77,22 @@ pub(crate) enum Job {
     },
 }
 
-/// Where jobs are sent. In a simulation they are done at once, by the sender.
+/// Where jobs are sent. In tests without a disk they are done at once, by the sender.
 #[derive(Clone)]
 pub(crate) enum IoHandle {
     /// Unbounded, because a sender may not block an async worker; what may wait here is bounded by the proposals in
     /// flight and by openraft's own channels.
     Thread(mpsc::Sender<Job>),
     Inline(Arc<Mutex<Writer>>),
+    /// A task instead of a thread, for simulations.
+    Task(tokio::sync::mpsc::UnboundedSender<Job>),
 }
 
 impl IoHandle {
     pub fn send(&self, job: Job) -> io::Result<()> {
         match self {
             IoHandle::Thread(jobs) => jobs.send(job).map_err(|_| stopped()),
+            IoHandle::Task(jobs) => jobs.send(job).map_err(|_| stopped()),
             IoHandle::Inline(writer) => {
                 let mut writer = writer.lock();
                 writer.turn(vec![job]);
@@ -139,7 +143,7 @@ pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
     writer.finish();
 }
 
-enum Wait {
+pub(crate) enum Wait {
     ForJob,
     AtMost(Duration),
 }
@@ -236,7 +240,11 @@ impl Writer {
         self.flushes.clone()
     }
 
-    fn wait(&self) -> Wait {
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    pub fn wait(&self) -> Wait {
         if self.failed.is_some() {
             return Wait::ForJob;
         }

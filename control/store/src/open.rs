@@ -83,7 +83,16 @@ pub(crate) fn open_memory(
     disk: MemoryDisk,
     keys: KeyRing,
 ) -> Result<Found, OpenError> {
-    open_backend(config, Box::new(disk), keys, Witness::None)
+    open_disk(config, Box::new(disk), keys)
+}
+
+/// Opens a store on a given disk, which has no second witness.
+pub(crate) fn open_disk(
+    config: &StoreConfig,
+    disk: Box<dyn Backend>,
+    keys: KeyRing,
+) -> Result<Found, OpenError> {
+    open_backend(config, disk, keys, Witness::None)
 }
 
 /// Has a store been begun in `dir`?

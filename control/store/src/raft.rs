@@ -32,7 +32,8 @@ openraft::declare_raft_types!(
 pub type LogId = LogIdOf<TypeConfig>;
 pub(crate) type Membership = StoredMembershipOf<TypeConfig>;
 pub(crate) type LogEntry = openraft::alias::EntryOf<TypeConfig>;
-pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// Whom a replica follows, or has promised to.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, machine::Machine>;
 
 /// One transaction on its way through the log.

@@ -61,8 +61,7 @@ impl KeyRing {
         }
     }
 
-    /// A ring of one known key.
-    #[cfg(test)]
+    /// A ring of one known key, for tests and simulations.
     pub fn fixed() -> Self {
         KeyRing {
             keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&[9; KEY].into()))]),

@@ -30,6 +30,7 @@ use crate::raft::machine::{Image, Machine, Served};
 use crate::raft::transport::{Alone, Factory, Transport};
 use crate::raft::{LogId, Proposal, Raft};
 use crate::record::Identity;
+use crate::simulation::Latency;
 use crate::snapshot::Snapshot;
 use crate::tasks::{self, Owned};
 use crate::txn::{Change, CommitError, Committed, Conflict, Epoch, Txn};
@@ -116,6 +117,16 @@ struct Inner {
     disk_ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
+/// Who does the writing.
+pub(crate) enum Owner {
+    /// A thread of its own.
+    Thread,
+    /// Whoever has something to write, at once: there is no disk.
+    Sender,
+    /// A task, in simulated time.
+    Task(Latency),
+}
+
 impl Store {
     /// Opens one replica that reaches no other.
     pub async fn open(config: StoreConfig) -> Result<Store, OpenError> {
@@ -136,13 +147,18 @@ impl Store {
             BackendKind::Memory => open(&config)?,
             BackendKind::Sled => tasks::open_blocking(config.clone()).await?,
         };
-        Store::start(config, found, transport).await
+        let owner = match config.backend {
+            BackendKind::Memory => Owner::Sender,
+            BackendKind::Sled => Owner::Thread,
+        };
+        Store::start(config, found, transport, owner).await
     }
 
     pub(crate) async fn start(
         config: StoreConfig,
         found: Found,
         transport: Arc<dyn Transport>,
+        owner: Owner,
     ) -> Result<Store, OpenError> {
         let Found {
             writer,
@@ -155,9 +171,14 @@ impl Store {
         let flushes = writer.flushes();
         let hub = Hub::new(config.rings, state.revision());
         let served = Arc::new(Served::new(state, hub, applied));
-        let (io, disk_ended) = match config.backend {
-            BackendKind::Memory => (IoHandle::Inline(Arc::new(Mutex::new(writer))), None),
-            BackendKind::Sled => {
+        let tasks = Owned::default();
+        let (io, disk_ended) = match owner {
+            Owner::Sender => (IoHandle::Inline(Arc::new(Mutex::new(writer))), None),
+            Owner::Task(latency) => {
+                let io = tasks::start_simulated_disk(&tasks, writer, latency);
+                (io, None)
+            }
+            Owner::Thread => {
                 let started = tasks::start_disk(writer).map_err(|cause| OpenError::Io {
                     file: config.dir.clone(),
                     cause,
@@ -178,7 +199,6 @@ impl Store {
         )
         .await
         .map_err(|error| OpenError::Raft(error.to_string()))?;
-        let tasks = Owned::default();
         let leadership = watch::Sender::new(None);
         let (heard, contact) = (Arc::new(Heard::default()), watch::Sender::new(true));
         let leaders = Arc::new(AtomicU64::new(0));
@@ -472,6 +492,14 @@ impl Store {
                 return "consensus has stopped".into();
             }
         }
+    }
+
+    pub(crate) fn served(&self) -> &Served {
+        &self.inner.served
+    }
+
+    pub(crate) fn log(&self) -> &LogStore {
+        &self.inner.log
     }
 
     /// What a transport hands other replicas' requests to.

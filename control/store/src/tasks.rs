@@ -23,6 +23,7 @@ use crate::raft::Raft;
 use crate::raft::log::Tail;
 use crate::raft::machine::Served;
 use crate::raft::transport::Transport;
+use crate::simulation::{self, Latency};
 use crate::txn::Epoch;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -75,6 +76,14 @@ pub(crate) fn start_disk(writer: Writer) -> io::Result<(IoHandle, oneshot::Recei
             let _ = ended.send(());
         })?;
     Ok((IoHandle::Thread(jobs), end))
+}
+
+/// The disk thread's work as a task, in simulated time.
+pub(crate) fn start_simulated_disk(owned: &Owned, writer: Writer, latency: Latency) -> IoHandle {
+    // Bounded as the thread's queue is, by what may be under way.
+    let (jobs, queue) = mpsc::unbounded_channel();
+    owned.spawn(simulation::run(writer, queue, latency));
+    IoHandle::Task(jobs)
 }
 
 pub(crate) fn start_proposer(

@@ -8,10 +8,13 @@ use caravel_api::Key;
 use super::Backend;
 use super::memory::MemoryDisk;
 use super::sled::SledBackend;
+use crate::simulation::Disk;
 
 fn on_each(test: impl Fn(&mut dyn FnMut() -> Box<dyn Backend>)) {
     let disk = MemoryDisk::default();
     test(&mut || Box::new(disk.clone()));
+    let simulated = Disk::new();
+    test(&mut || Box::new(simulated.powered()));
     let dir = tempfile::tempdir().unwrap();
     let open = |path: &Path| SledBackend::open(&path.join("db"), 1 << 20).unwrap();
     test(&mut || Box::new(open(dir.path())));

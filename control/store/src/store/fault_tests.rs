@@ -6,7 +6,7 @@ use std::time::Duration;
 use caravel_api::{Encoded, Key};
 use tokio::time::timeout;
 
-use super::Store;
+use super::{Owner, Store};
 use crate::backend::memory::MemoryDisk;
 use crate::config::{Limits, StoreConfig};
 use crate::open::open_memory;
@@ -38,7 +38,9 @@ async fn open(disk: MemoryDisk) -> Store {
         ..StoreConfig::memory()
     };
     let found = open_memory(&config, disk, KeyRing::fixed()).unwrap();
-    Store::start(config, found, Arc::new(Alone)).await.unwrap()
+    Store::start(config, found, Arc::new(Alone), Owner::Sender)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
