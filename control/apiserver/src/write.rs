@@ -113,6 +113,7 @@ impl Writer<'_> {
                 "Too many writes are under way, please try again later.",
                 1,
             )),
+            Err(CommitError::Full(why)) => Err(ApiError::insufficient_storage(why)),
             Err(error @ CommitError::TooLarge) => Err(ApiError::too_large(error)),
             Err(error @ CommitError::Deposed) => Err(ApiError::unavailable(error.to_string())),
         }

@@ -57,6 +57,8 @@ pub(crate) fn forwarded(status: &Status) -> ForwardError {
     let answered = status.source().is_none();
     if unreached(status) || (answered && status.code() == Code::Unavailable) {
         ForwardError::Nothing
+    } else if answered && status.code() == Code::ResourceExhausted {
+        ForwardError::Full(status.message().to_owned())
     } else {
         ForwardError::Unknown
     }

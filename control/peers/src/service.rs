@@ -210,6 +210,7 @@ impl PeerRpc for PeerService {
             Ok(outcomes) => Ok(frame(&outcomes)),
             Err(ForwardError::Nothing) => Err(Status::unavailable("this server does not lead")),
             Err(ForwardError::Unknown) => Err(Status::aborted("the outcome is unknown")),
+            Err(ForwardError::Full(why)) => Err(Status::resource_exhausted(why)),
         }
     }
 

@@ -68,6 +68,11 @@ impl Collector for StoreMetrics {
                 status.revision.0 as f64,
             ),
             gauge(
+                "caravel_store_disk_full",
+                "1 where this server's disk has too little room to take writes.",
+                f64::from(u8::from(status.full.is_some())),
+            ),
+            gauge(
                 "caravel_store_object_bytes",
                 "Bytes of all objects as JSON.",
                 status.object_bytes as f64,

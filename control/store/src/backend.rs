@@ -13,6 +13,8 @@ use std::io;
 
 use caravel_api::Key;
 
+use crate::room::Room;
+
 /// One object's record, or none to remove it.
 pub(crate) type StateOp = (Key, Option<Vec<u8>>);
 
@@ -53,4 +55,9 @@ pub(crate) trait Backend: Send + 'static {
 
     /// Everything written before is on the disk when this returns.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// What the disk can still take; keeps some of it in reserve. Cheap enough to be asked before every write.
+    fn room(&mut self) -> Room {
+        Room::Enough
+    }
 }

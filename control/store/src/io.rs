@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::guard::Guard;
 use crate::latency::Durations;
 use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
 use crate::record::{self, Applied, names};
+use crate::room::{Alarm, Room};
 use crate::seal::Sealer;
 use crate::state::State;
 
@@ -38,6 +40,8 @@ const LAZY_BYTES: usize = 64 << 10;
 const STEP: usize = 512;
 /// Bytes of objects installed between two turns.
 const STEP_BYTES: usize = 1 << 20;
+/// How often a full disk is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Jobs taken in one turn.
 const TURN: usize = 4096;
 
@@ -134,6 +138,9 @@ pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
         {
             waiting.push(job);
         }
+        if !writer.has_room(&waiting) {
+            continue;
+        }
         writer.turn(std::mem::take(&mut waiting));
         if writer.stopping {
             break;
@@ -204,6 +211,7 @@ pub(crate) struct Writer {
     failed: Option<String>,
     stopping: bool,
     flushes: Arc<Durations>,
+    alarm: Option<Alarm>,
 }
 
 impl Writer {
@@ -232,6 +240,7 @@ impl Writer {
             failed: None,
             stopping: false,
             flushes: Arc::default(),
+            alarm: None,
         }
     }
 
@@ -244,9 +253,33 @@ impl Writer {
         self.stopping
     }
 
+    /// What is told of the room on the disk, which is the one of `dir`.
+    pub fn watch_room(&mut self, dir: PathBuf) -> Alarm {
+        self.alarm.insert(Alarm::new(dir)).clone()
+    }
+
+    /// May `jobs` be written? Whoever wants to end is not held up.
+    fn has_room(&mut self, jobs: &[Job]) -> bool {
+        if self.failed.is_some() {
+            return true;
+        }
+        let room = self.backend.room();
+        if let Some(alarm) = &self.alarm {
+            alarm.set(room);
+        }
+        room != Room::None || jobs.iter().any(|job| matches!(job, Job::Shutdown { .. }))
+    }
+
     pub fn wait(&self) -> Wait {
         if self.failed.is_some() {
             return Wait::ForJob;
+        }
+        if self
+            .alarm
+            .as_ref()
+            .is_some_and(|alarm| alarm.text().is_some())
+        {
+            return Wait::AtMost(LOOK_AGAIN);
         }
         if self.purge_below.is_some() || self.install.is_some() || !self.stale.is_empty() {
             return Wait::AtMost(Duration::ZERO);

@@ -17,6 +17,7 @@ mod peer;
 mod propose;
 mod raft;
 mod record;
+mod room;
 mod seal;
 pub mod simulation;
 mod snapshot;

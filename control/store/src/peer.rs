@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use crate::raft::machine::Image;
 use crate::raft::transport::{ForwardError, Target, Transport};
 use crate::raft::{Batch, LogId, Outcomes, Raft, TypeConfig};
+use crate::room::Alarm;
 
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 
@@ -31,6 +32,7 @@ type Fatal = openraft::errors::Fatal<TypeConfig>;
 pub struct Peer {
     raft: Raft,
     heard: Arc<Heard>,
+    alarm: Option<Alarm>,
 }
 
 /// When a leader was last heard, by any of its messages.
@@ -49,8 +51,8 @@ impl Heard {
 }
 
 impl Peer {
-    pub(crate) fn new(raft: Raft, heard: Arc<Heard>) -> Self {
-        Peer { raft, heard }
+    pub(crate) fn new(raft: Raft, heard: Arc<Heard>, alarm: Option<Alarm>) -> Self {
+        Peer { raft, heard, alarm }
     }
 
     pub async fn append(
@@ -117,6 +119,9 @@ impl Peer {
 
     /// A follower's users' writes.
     pub async fn propose(&self, batch: Batch) -> Result<Outcomes, ForwardError> {
+        if let Some(why) = self.alarm.as_ref().and_then(Alarm::text) {
+            return Err(ForwardError::Full(why));
+        }
         match self.raft.client_write(batch).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {

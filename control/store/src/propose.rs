@@ -167,6 +167,7 @@ async fn forward(
         outcomes = transport.propose(&target, batch) => outcomes.map_err(|error| match error {
             ForwardError::Nothing => CommitError::NoQuorum,
             ForwardError::Unknown => CommitError::Unknown,
+            ForwardError::Full(why) => CommitError::Full(why),
         }),
         () = succeeded(raft, target.id) => Err(CommitError::Unknown),
     }

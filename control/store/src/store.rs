@@ -30,6 +30,7 @@ use crate::raft::machine::{Image, Machine, Served};
 use crate::raft::transport::{Alone, Factory, Transport};
 use crate::raft::{LogId, Proposal, Raft};
 use crate::record::Identity;
+use crate::room::Alarm;
 use crate::simulation::Latency;
 use crate::snapshot::Snapshot;
 use crate::tasks::{self, Owned};
@@ -87,6 +88,8 @@ pub struct Status {
     pub commits: Counted,
     /// False once a disk error has stopped this replica.
     pub healthy: bool,
+    /// Why writes are refused here while this replica leads: its disk is full.
+    pub full: Option<String>,
 }
 
 /// The shared state, as one replica holds it. Cheap to clone; stops when the last clone is dropped.
@@ -115,6 +118,7 @@ struct Inner {
     bytes: Arc<Semaphore>,
     tasks: Owned,
     disk_ended: Mutex<Option<oneshot::Receiver<()>>>,
+    alarm: Option<Alarm>,
 }
 
 /// Who does the writing.
@@ -161,7 +165,7 @@ impl Store {
         owner: Owner,
     ) -> Result<Store, OpenError> {
         let Found {
-            writer,
+            mut writer,
             tail,
             state,
             applied,
@@ -169,6 +173,8 @@ impl Store {
             identity,
         } = found;
         let flushes = writer.flushes();
+        let alarm =
+            (config.backend == BackendKind::Sled).then(|| writer.watch_room(config.dir.clone()));
         let hub = Hub::new(config.rings, state.revision());
         let served = Arc::new(Served::new(state, hub, applied));
         let tasks = Owned::default();
@@ -210,6 +216,9 @@ impl Store {
         tasks::start_contact(&tasks, raft.clone(), seen, config.timing.contact);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
         tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
+        if let Some(alarm) = &alarm {
+            tasks::start_hand_over(&tasks, raft.clone(), alarm.clone());
+        }
         let proposer = tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config);
         let count = Arc::new(Semaphore::new(config.limits.proposals));
         let bytes = Arc::new(Semaphore::new(config.limits.proposal_bytes));
@@ -233,6 +242,7 @@ impl Store {
             bytes,
             tasks,
             disk_ended,
+            alarm,
         };
         let store = Store {
             inner: Arc::new(inner),
@@ -389,8 +399,16 @@ impl Store {
             count,
             bytes,
             proposer,
+            alarm,
+            raft,
             ..
         } = &*self.inner;
+        // Where another leads, its disk counts.
+        if let Some(why) = alarm.as_ref().and_then(Alarm::text)
+            && raft.metrics().borrow_watched().state == ServerState::Leader
+        {
+            return Err(CommitError::Full(why));
+        }
         let cost = txn.cost() + 64;
         let share = u32::try_from(cost).map_err(|_| CommitError::TooLarge)?;
         let _count = count
@@ -477,6 +495,7 @@ impl Store {
             flushes: self.inner.flushes.read(),
             commits: self.inner.commits.read(),
             healthy: metrics.running_state.is_ok(),
+            full: self.inner.alarm.as_ref().and_then(Alarm::text),
         }
     }
 
@@ -504,7 +523,10 @@ impl Store {
 
     /// What a transport hands other replicas' requests to.
     pub fn peer(&self) -> crate::Peer {
-        crate::Peer::new(self.inner.raft.clone(), self.inner.heard.clone())
+        let Inner {
+            raft, heard, alarm, ..
+        } = &*self.inner;
+        crate::Peer::new(raft.clone(), heard.clone(), alarm.clone())
     }
 
     /// The whole state now, as the pieces of a backup; `created` is in seconds since 1970. Current when this returns.

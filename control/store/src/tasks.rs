@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::config::Limits;
 use crate::config::StoreConfig;
 use crate::io::{self as disk, IoHandle, Writer};
+use crate::members::Members;
 use crate::open::{Found, OpenError, open};
 use crate::peer::Heard;
 use crate::propose::{self, Waiting};
@@ -23,10 +24,13 @@ use crate::raft::Raft;
 use crate::raft::log::Tail;
 use crate::raft::machine::Served;
 use crate::raft::transport::Transport;
+use crate::room::Alarm;
 use crate::simulation::{self, Latency};
 use crate::txn::Epoch;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often a leader with a full disk tries to let another lead.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether a leader is there.
 const CONTACT: Duration = Duration::from_millis(500);
 
@@ -212,6 +216,34 @@ pub(crate) fn start_housekeeping(
                 };
                 if purged.is_err() {
                     break;
+                }
+            }
+        }
+    });
+}
+
+/// A leader whose disk is full lets another lead, if one can. Now and then only: the other's may be full, too.
+pub(crate) fn start_hand_over(owned: &Owned, raft: Raft, alarm: Alarm) {
+    owned.spawn(async move {
+        let members = Members { raft: raft.clone() };
+        let mut tick = interval(HOUSEKEEPING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last: Option<Instant> = None;
+        loop {
+            tick.tick().await;
+            let due = last.is_none_or(|at| at.elapsed() >= HAND_OVER_EVERY);
+            let leads_others = {
+                let metrics = raft.metrics();
+                let seen = metrics.borrow_watched();
+                seen.state == ServerState::Leader && seen.membership_config.voter_ids().count() > 1
+            };
+            if due && leads_others && alarm.text().is_some() {
+                last = Some(Instant::now());
+                match members.transfer(None, Instant::now() + HOUSEKEEPING).await {
+                    Ok(to) => tracing::warn!(to, "the disk is full: another server leads now"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the disk is full, and no other server took over")
+                    }
                 }
             }
         }

@@ -156,6 +156,9 @@ pub enum CommitError {
     /// Too many writes are under way. Nothing was changed; try again later.
     #[error("too many writes are under way")]
     Busy,
+    /// The leader's disk is full; the text names it. Nothing was changed.
+    #[error("{0}")]
+    Full(String),
     /// The object is larger than the store keeps. Nothing was changed.
     #[error("the object is larger than {limit} bytes", limit = crate::MAX_OBJECT)]
     TooLarge,

@@ -5,16 +5,20 @@
 //! fdatasync does not cover. sled panics on some damage when it opens; that is caught and told as damage.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use caravel_api::Key;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use sled::{Batch, Config, Db, Tree};
 
 use super::{Backend, StateOp};
+use crate::room::{self, RUNWAY, Room};
 
 /// The longest value given to sled.
 const PIECE: usize = 64 << 10;
@@ -26,14 +30,18 @@ const OBJECT: u8 = b'k';
 const APPLIED: &[u8] = b"a";
 /// Lies between a key and the number of a further piece; keys are text without it.
 const SEPARATOR: u8 = 0;
+/// How often the room is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) struct SledBackend {
     db: Db,
-    /// sled's file, opened again only to be synced.
+    /// sled's file, opened again to be synced, and to be given room beyond its end.
     file: File,
     log: Tree,
     meta: Tree,
     states: BTreeMap<u64, State>,
+    room: Room,
+    looked: Option<Instant>,
 }
 
 struct State {
@@ -82,13 +90,18 @@ impl SledBackend {
             }
         }
         db.flush().map_err(failed)?;
-        let file = File::open(dir.join("db"))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(dir.join("db"))?;
         let backend = SledBackend {
             file,
             log,
             meta,
             states,
             db,
+            room: Room::Enough,
+            looked: None,
         };
         if new {
             backend.file.sync_all()?;
@@ -279,6 +292,24 @@ fn remove_some(tree: &Tree, rows: sled::Iter, limit: usize) -> io::Result<bool> 
     Ok(count < limit)
 }
 
+/// Extends the runway of `file` where that is due. A file system that cannot is taken to have room.
+fn runway(file: &File) -> io::Result<Room> {
+    let known = file.metadata()?;
+    let left = (known.blocks() * 512).saturating_sub(known.len());
+    if !room::is_short(left) {
+        return Ok(room::room(left, true));
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, known.len(), RUNWAY) {
+        Ok(()) => Ok(room::room(RUNWAY, true)),
+        // What was got before the space ran out counts.
+        Err(Errno::NOSPC | Errno::DQUOT) => {
+            let left = (file.metadata()?.blocks() * 512).saturating_sub(known.len());
+            Ok(room::room(left, false))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Backend for SledBackend {
     fn append(&mut self, records: Vec<(u64, Vec<u8>)>) -> io::Result<()> {
         let mut batch = Batch::default();
@@ -434,5 +465,16 @@ impl Backend for SledBackend {
     fn flush(&mut self) -> io::Result<()> {
         self.db.flush().map_err(failed)?;
         self.file.sync_data()
+    }
+
+    fn room(&mut self) -> Room {
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            self.room = runway(&self.file).unwrap_or_else(|error| {
+                tracing::debug!(%error, "the room on the disk is not known");
+                Room::Enough
+            });
+        }
+        self.room
     }
 }

@@ -31,6 +31,9 @@ pub enum ForwardError {
     /// It may have happened.
     #[error("the outcome is unknown")]
     Unknown,
+    /// Its disk is full: nothing happened.
+    #[error("{0}")]
+    Full(String),
 }
 
 /// A replica, as others name it.

@@ -1,0 +1,113 @@
+//! Whether there is room for what will be written, known before anything fails for want of it.
+//!
+//! sled cannot go on after a write that found no space, so the disk thread keeps a runway: blocks that the file system has
+//! given to the database's file already, beyond its end (see `Backend::room`). While the runway cannot be kept, a leader
+//! refuses new writes and says why; what is under way has the runway left. Close to its end nothing is written at all, and
+//! whoever waits for the disk waits. Reads need no disk. Space that comes back is noticed, and all goes on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What is kept in reserve.
+pub(crate) const RUNWAY: u64 = 32 << 20;
+/// It is extended when less than this is left, and then to all of it.
+const EXTEND: u64 = RUNWAY / 2;
+/// With less than this nothing is written: one turn of the disk thread and what sled makes of it must fit.
+const LEAST: u64 = 8 << 20;
+
+/// What a disk can still take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    /// What is under way fits; more should not begin.
+    Little,
+    None,
+}
+
+/// With `left` bytes of the runway, and whether it could be extended where that was due.
+pub(crate) fn room(left: u64, extended: bool) -> Room {
+    match extended {
+        _ if left < LEAST => Room::None,
+        true => Room::Enough,
+        false => Room::Little,
+    }
+}
+
+/// Must the runway be extended?
+pub(crate) fn is_short(left: u64) -> bool {
+    left < EXTEND
+}
+
+/// What the disk thread tells everybody else of the room.
+#[derive(Clone)]
+pub(crate) struct Alarm(Arc<Shared>);
+
+struct Shared {
+    short: AtomicBool,
+    dir: PathBuf,
+}
+
+impl Alarm {
+    pub fn new(dir: PathBuf) -> Self {
+        Alarm(Arc::new(Shared {
+            short: AtomicBool::new(false),
+            dir,
+        }))
+    }
+
+    /// What is said to people, while there is little room or none.
+    pub fn text(&self) -> Option<String> {
+        self.0.short.load(Ordering::Relaxed).then(|| {
+            format!(
+                "the disk of this server is full: there is no room in {} for {} MiB more. Writes are refused until there is; \
+                 remove files from that disk or enlarge it, and the server goes on by itself",
+                self.0.dir.display(),
+                RUNWAY >> 20
+            )
+        })
+    }
+
+    pub fn set(&self, room: Room) {
+        let short = room != Room::Enough;
+        if self.0.short.swap(short, Ordering::Relaxed) == short {
+            return;
+        }
+        let dir = self.0.dir.display();
+        if short {
+            tracing::error!(%dir, ?room, "the disk is full: writes are refused until there is room");
+        } else {
+            tracing::info!(%dir, "there is room on the disk again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_decides() {
+        for (left, extended, expected) in [
+            (RUNWAY, true, Room::Enough),
+            (EXTEND, true, Room::Enough),
+            (EXTEND - 1, false, Room::Little),
+            (LEAST, false, Room::Little),
+            (LEAST - 1, false, Room::None),
+            (0, false, Room::None),
+        ] {
+            assert_eq!(room(left, extended), expected, "{left} {extended}");
+        }
+        assert!(!is_short(EXTEND) && is_short(EXTEND - 1));
+    }
+
+    #[test]
+    fn the_alarm_names_the_directory() {
+        let alarm = Alarm::new("/data".into());
+        assert_eq!(alarm.text(), None);
+        alarm.set(Room::Little);
+        assert!(alarm.text().is_some_and(|text| text.contains("/data")));
+        alarm.set(Room::Enough);
+        assert_eq!(alarm.text(), None);
+    }
+}
