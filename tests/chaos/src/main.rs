@@ -4,15 +4,14 @@
 //! nothing of the product: they read a history that `check` reads again from a file.
 
 mod client;
-mod history;
 mod lab;
-mod linear;
 mod load;
 mod run;
 mod scenario;
 mod verdict;
 mod watchers;
 
+use caravel_support::{history, linear};
 use clap::{Parser, Subcommand};
 use scenario::{Length, SCENARIOS};
 use std::path::PathBuf;

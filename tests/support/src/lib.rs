@@ -1,1 +1,4 @@
-//! (laid out; filled by the commits that follow)
+//! What several kinds of tests share: what clients were told, and whether one order of events can explain it.
+
+pub mod history;
+pub mod linear;
