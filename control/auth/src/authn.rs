@@ -93,7 +93,7 @@ impl Authenticator {
             clients,
             proxies,
             audiences,
-            clock: SystemTime::now,
+            clock: caravel_api::clock::system,
         })
     }
 

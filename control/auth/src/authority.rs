@@ -6,10 +6,10 @@
 use crate::certificate::{Ca, CertificateError, Issued, LEAF_VALIDITY, Profile};
 use crate::token::{TokenError, Tokens};
 use crate::user;
+use caravel_api::clock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 /// Issuer of service-account tokens unless configured otherwise, as kubeadm's.
 pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -59,7 +59,7 @@ fn peer(server: u64) -> Profile {
 
 impl Authority {
     pub fn create(issuer: &str) -> Result<Self, AuthorityError> {
-        let now = SystemTime::now();
+        let now = clock::system();
         Ok(Self {
             cluster: Ca::create("caravel-cluster-ca", now)?,
             front_proxy: Ca::create("caravel-front-proxy-ca", now)?,
@@ -117,7 +117,7 @@ impl Authority {
         };
         let leaf = self
             .cluster
-            .issue(&profile, SystemTime::now(), LEAF_VALIDITY)?;
+            .issue(&profile, clock::system(), LEAF_VALIDITY)?;
         // The chain carries the CA itself, so that a joining node can compare its hash with its token's.
         Ok(Issued {
             cert_pem: format!("{}{}", leaf.cert_pem, self.ca_pem()),
@@ -136,7 +136,7 @@ impl Authority {
             group: group.map(Into::into),
         };
         self.cluster
-            .issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+            .issue(&profile, clock::system(), LEAF_VALIDITY)
     }
 
     /// For the administrator's kubeconfig.
@@ -156,12 +156,12 @@ impl Authority {
             group: None,
         };
         self.front_proxy
-            .issue(&profile, SystemTime::now(), LEAF_VALIDITY)
+            .issue(&profile, clock::system(), LEAF_VALIDITY)
     }
 
     /// Signs a server's key for the port on which servers agree: it calls its like and is called by them.
     pub fn sign_peer(&self, server: u64, csr_pem: &str) -> Result<String, CertificateError> {
-        let now = SystemTime::now();
+        let now = clock::system();
         self.cluster
             .sign_request(csr_pem, &peer(server), now, LEAF_VALIDITY)
     }
@@ -169,7 +169,7 @@ impl Authority {
     /// A server's certificate for the port on which servers agree.
     pub fn issue_peer(&self, server: u64) -> Result<Issued, CertificateError> {
         self.cluster
-            .issue(&peer(server), SystemTime::now(), LEAF_VALIDITY)
+            .issue(&peer(server), clock::system(), LEAF_VALIDITY)
     }
 
     /// Signs a node's key as the client `system:node:<name>`.
@@ -179,7 +179,7 @@ impl Authority {
             group: Some(user::NODES.into()),
         };
         self.cluster
-            .sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
+            .sign_request(csr_pem, &profile, clock::system(), LEAF_VALIDITY)
     }
 
     /// Signs a node's key as the server behind its port 10250.
@@ -196,6 +196,6 @@ impl Authority {
             ips: ips.to_vec(),
         };
         self.cluster
-            .sign_request(csr_pem, &profile, SystemTime::now(), LEAF_VALIDITY)
+            .sign_request(csr_pem, &profile, clock::system(), LEAF_VALIDITY)
     }
 }

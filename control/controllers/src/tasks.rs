@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caravel_api::{KeyRange, ObjectName, time};
+use caravel_api::{KeyRange, ObjectName, clock, time};
 use caravel_store::{Epoch, EventKind, Snapshot, Store, WatchItem};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -252,7 +252,7 @@ fn decide(
 }
 
 fn instant(at: Timestamp) -> Instant {
-    let wait = at.as_millisecond() - Timestamp::now().as_millisecond();
+    let wait = at.as_millisecond() - clock::now().as_millisecond();
     Instant::now() + Duration::from_millis(u64::try_from(wait).unwrap_or_default())
 }
 

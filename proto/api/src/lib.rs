@@ -5,6 +5,7 @@
 //! `k8s.io/apimachinery` and `k8s.io/api`; each file names the upstream rule it keeps to.
 
 pub(crate) mod columns;
+pub mod clock;
 pub mod discovery;
 pub mod field;
 pub mod generate;

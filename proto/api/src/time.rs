@@ -1,18 +1,19 @@
 //! Time as the API writes it: whole seconds (`metav1.Time`) or microseconds (`metav1.MicroTime`), always UTC.
 //!
-//! [`now`] and [`now_micro`] are this crate's only clocks; decisions take the time as a value.
+//! [`now`] and [`now_micro`] read the one [`clock`]; decisions take the time as a value.
 
+use crate::clock;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 /// The present, cut to the second, as `metadata.creationTimestamp` is.
 pub fn now() -> Timestamp {
-    seconds(Timestamp::now())
+    seconds(clock::now())
 }
 
 /// The present, cut to the microsecond, as a Lease's `renewTime` is.
 pub fn now_micro() -> Timestamp {
-    let now = Timestamp::now();
+    let now = clock::now();
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 

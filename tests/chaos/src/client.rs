@@ -7,6 +7,8 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Every object of the load has it.
@@ -18,6 +20,8 @@ pub struct Client {
     /// The server's name in the lab.
     pub server: String,
     http: kube::Client,
+    /// Writes refused because a disk is full.
+    full: Arc<AtomicU64>,
 }
 
 /// An object as it was read: the values written to it, in order, and its revision.
@@ -41,6 +45,7 @@ impl Client {
         Ok(Self {
             server: server.to_owned(),
             http: kube::Client::try_from(config)?,
+            full: Arc::default(),
         })
     }
 
@@ -100,6 +105,30 @@ impl Client {
         answer.is_ok_and(|(status, _)| status == StatusCode::OK)
     }
 
+    pub fn refused_as_full(&self) -> u64 {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// How a consistent read is answered.
+    pub async fn status_of(&self, namespace: &str) -> Option<u16> {
+        let answer = self
+            .ask("GET", &path(namespace, ""), None, Duration::from_secs(20))
+            .await;
+        answer.ok().map(|(status, _)| status.as_u16())
+    }
+
+    /// When the server says that an object is made, in seconds since 1970. Nothing is stored.
+    pub async fn made_at(&self, namespace: &str) -> anyhow::Result<i64> {
+        let body = object(namespace, "clock", &[], None);
+        let path = format!("{}?dryRun=All", path(namespace, ""));
+        let made = self.must("POST", &path, Some(&body)).await?;
+        let time = made["metadata"]["creationTimestamp"]
+            .as_str()
+            .context("an object without a time")?;
+        let time: jiff::Timestamp = time.parse()?;
+        Ok(time.as_second())
+    }
+
     pub async fn read(
         &self,
         namespace: &str,
@@ -127,7 +156,7 @@ impl Client {
         let answer = self
             .ask("POST", &path(namespace, ""), Some(&body), within)
             .await;
-        written(answer)
+        self.written(answer)
     }
 
     /// Appends a value to what was read.
@@ -145,7 +174,32 @@ impl Client {
         let answer = self
             .ask("PUT", &path(namespace, key), Some(&body), within)
             .await;
-        written(answer)
+        self.written(answer)
+    }
+
+    /// As the API's conventions have it: 503, 429 and 507 are said before anything is done; 504 and 500 may have been done.
+    fn written(&self, answer: Result<(StatusCode, Value), bool>) -> Outcome {
+        match answer {
+            Ok((StatusCode::OK | StatusCode::CREATED, value)) => {
+                register(&value).map_or(Outcome::Unknown, |r| done(&r))
+            }
+            Ok((StatusCode::NOT_FOUND, _)) => Outcome::Absent,
+            Ok((StatusCode::CONFLICT, _)) => Outcome::Conflict,
+            Ok((StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _))
+            | Err(true) => Outcome::Refused,
+            Ok((StatusCode::INSUFFICIENT_STORAGE, _)) => {
+                self.full.fetch_add(1, Ordering::Relaxed);
+                Outcome::Refused
+            }
+            Ok((status, value)) => {
+                // Neither is a fault's doing: somebody should see it.
+                if !matches!(status.as_u16(), 500 | 504) {
+                    eprintln!("     a write was answered with {status}: {value}");
+                }
+                Outcome::Unknown
+            }
+            Err(false) => Outcome::Unknown,
+        }
     }
 
     /// All objects of the load, consistently, and the revision of the list.
@@ -220,28 +274,6 @@ fn done(register: &Register) -> Outcome {
             revision: register.revision,
         },
         None => Outcome::Unknown,
-    }
-}
-
-/// As the API's conventions have it: 503 and 429 are said before anything is done; 504 and 500 may have been done.
-fn written(answer: Result<(StatusCode, Value), bool>) -> Outcome {
-    match answer {
-        Ok((StatusCode::OK | StatusCode::CREATED, value)) => {
-            register(&value).map_or(Outcome::Unknown, |r| done(&r))
-        }
-        Ok((StatusCode::NOT_FOUND, _)) => Outcome::Absent,
-        Ok((StatusCode::CONFLICT, _)) => Outcome::Conflict,
-        Ok((StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _)) | Err(true) => {
-            Outcome::Refused
-        }
-        Ok((status, value)) => {
-            // Neither is a fault's doing: somebody should see it.
-            if !matches!(status.as_u16(), 500 | 504) {
-                eprintln!("     a write was answered with {status}: {value}");
-            }
-            Outcome::Unknown
-        }
-        Err(false) => Outcome::Unknown,
     }
 }
 

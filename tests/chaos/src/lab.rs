@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::process::Command;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Seconds by which a server's clock is moved, on its host.
+const CLOCK: &str = "/etc/caravel/clock";
 
 pub struct Lab {
     pub program: PathBuf,
@@ -52,12 +54,74 @@ impl Lab {
         self.dir.join("kubeconfig.yaml")
     }
 
-    async fn run(&self, args: &[&str], more: &[(&str, &Path)]) -> anyhow::Result<String> {
+    /// A command of the program. Servers that it starts look at the clock file on their host.
+    fn program(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(args)
             .env_remove("KUBECONFIG")
+            .env("CARAVEL_TEST_CLOCK", CLOCK)
             .kill_on_drop(true);
+        command
+    }
+
+    /// `caravel lab VERB --dir DIR ARGS...`, to be started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.program();
+        let (verb, rest) = args.split_first().unwrap_or((&"status", &[]));
+        command
+            .args(["lab", verb, "--dir"])
+            .arg(&self.dir)
+            .args(rest);
+        command
+    }
+
+    /// Runs a script on a host.
+    pub async fn sh(&self, host: &str, script: &str) -> anyhow::Result<()> {
+        let mut command = self.command(&["exec", host, "--", "bash", "-c", script]);
+        let out = tokio::time::timeout(PATIENCE, command.output())
+            .await
+            .with_context(|| format!("on {host} this does not end: {script}"))??;
+        anyhow::ensure!(
+            out.status.success(),
+            "on {host}: {script}: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// A host's clock file.
+    pub fn clock(&self, host: &str) -> PathBuf {
+        self.dir.join("hosts").join(host).join("etc/clock")
+    }
+
+    /// What a server stores, as seen from here, where nothing is mounted over it.
+    pub fn store(&self, host: &str) -> PathBuf {
+        self.dir.join("hosts").join(host).join("lib/server/db")
+    }
+
+    pub fn wipe(&self, host: &str) -> anyhow::Result<()> {
+        std::fs::remove_dir_all(self.store(host)).context("empty a server's disk")
+    }
+
+    /// The end of a server's log: what it refused, or did last.
+    pub fn last_words(&self, host: &str) -> anyhow::Result<String> {
+        let log = std::fs::read_to_string(self.dir.join("logs").join(format!("{host}.log")))?;
+        let lines: Vec<&str> = log.lines().collect();
+        let ends = |line: &&&str| line.contains("caravel: ") || line.contains("the server is up");
+        let from = lines.iter().rposition(|line| ends(&line));
+        // A server says what it mends before it is up.
+        let mended = lines[lines.len().saturating_sub(60)..]
+            .iter()
+            .rev()
+            .take_while(|line| !line.contains("asked to end"))
+            .find(|line| line.contains("mended"));
+        let last = from.map_or("", |from| lines[from]);
+        Ok(mended.map_or(last.to_owned(), |mended| format!("{mended} {last}")))
+    }
+
+    async fn run(&self, args: &[&str], more: &[(&str, &Path)]) -> anyhow::Result<String> {
+        let mut command = self.program();
+        command.args(args);
         for (flag, value) in more {
             command.arg(flag).arg(value);
         }
@@ -108,7 +172,10 @@ impl Lab {
     pub async fn renew(&self, host: &str) -> anyhow::Result<()> {
         let host = self.dir.join("hosts").join(host);
         let token = self.admin(&["token", "create", "--role", "server"]).await?;
-        std::fs::remove_dir_all(host.join("lib/server")).context("empty the server's disk")?;
+        let disk = host.join("lib/server");
+        if disk.exists() {
+            std::fs::remove_dir_all(disk).context("empty the server's disk")?;
+        }
         std::fs::write(host.join("etc/join-token"), token).context("write the token")
     }
 }

@@ -87,6 +87,10 @@ impl Load {
             .count()
     }
 
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     pub fn count(&self, is: &dyn Fn(&Operation) -> bool) -> usize {
         self.operations.lock().iter().filter(|one| is(one)).count()
     }
@@ -98,8 +102,51 @@ impl Load {
         )
     }
 
-    /// Every other worker stays with one server, whatever becomes of it.
+    /// Writes to an object of its own without reading it before, so that a server that sleeps finds writes when it wakes.
+    async fn insist(&self, worker: usize, client: &Client) {
+        let within = self.shape.staying;
+        let mut known: Option<(String, Register)> = None;
+        for count in 1.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let value = format!("{worker}.{count}");
+            let outcome = match &known {
+                Some((key, read)) => self.update(client, key, read, value.clone(), within).await,
+                None => {
+                    let key = format!("w{worker}-{count}");
+                    let outcome = self.create(client, &key, value.clone(), within).await;
+                    known = Some((
+                        key,
+                        Register {
+                            values: vec![],
+                            revision: 0,
+                        },
+                    ));
+                    outcome
+                }
+            };
+            // What became of it is not known, or it is full: begin another.
+            known = match (outcome, known) {
+                (Outcome::Done { revision, .. }, Some((key, mut read)))
+                    if read.values.len() < FULL =>
+                {
+                    read.values.push(value);
+                    Some((key, Register { revision, ..read }))
+                }
+                (Outcome::Refused, Some((key, read))) if read.revision > 0 => Some((key, read)),
+                _ => None,
+            };
+            tokio::time::sleep(self.shape.pace * 2).await;
+        }
+    }
+
+    /// Every other worker stays with one server, whatever becomes of it; some of those only write.
     async fn work(&self, worker: usize) {
+        if worker.is_multiple_of(4) {
+            let home = &self.clients[worker / 4 % self.clients.len()];
+            return self.insist(worker, home).await;
+        }
         let home = worker
             .is_multiple_of(2)
             .then(|| &self.clients[worker / 2 % self.clients.len()]);
@@ -124,8 +171,12 @@ impl Load {
                     self.generations[slot].fetch_max(next, Ordering::Relaxed);
                 }
                 Some(Some(_)) if count % 3 == 0 => {}
-                Some(Some(read)) => self.update(writer, &key, &read, value, within).await,
-                Some(None) => self.create(writer, &key, value, within).await,
+                Some(Some(read)) => {
+                    self.update(writer, &key, &read, value, within).await;
+                }
+                Some(None) => {
+                    self.create(writer, &key, value, within).await;
+                }
                 None => {}
             }
             tokio::time::sleep(self.shape.pace).await;
@@ -141,10 +192,12 @@ impl Load {
         (absent || read.is_some()).then_some(read)
     }
 
-    async fn create(&self, client: &Client, key: &str, value: String, within: Duration) {
+    async fn create(&self, client: &Client, key: &str, value: String, within: Duration) -> Outcome {
         let invoked = self.now();
         let outcome = client.create(&self.namespace, key, &value, within).await;
-        self.record(client, key, Action::Create { value }, invoked, outcome);
+        let action = Action::Create { value };
+        self.record(client, key, action, invoked, outcome.clone());
+        outcome
     }
 
     async fn update(
@@ -154,7 +207,7 @@ impl Load {
         read: &Register,
         value: String,
         within: Duration,
-    ) {
+    ) -> Outcome {
         let invoked = self.now();
         let outcome = client
             .update(&self.namespace, key, read, &value, within)
@@ -165,8 +218,9 @@ impl Load {
             key,
             Action::Update { expected, value },
             invoked,
-            outcome,
+            outcome.clone(),
         );
+        outcome
     }
 
     fn record(&self, client: &Client, key: &str, action: Action, invoked: Time, outcome: Outcome) {

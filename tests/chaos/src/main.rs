@@ -4,6 +4,9 @@
 //! nothing of the product: they read a history that `check` reads again from a file.
 
 mod client;
+mod disk;
+mod faults;
+mod field;
 mod lab;
 mod load;
 mod run;
@@ -29,6 +32,9 @@ enum Cli {
     Check { file: PathBuf },
     #[command(subcommand)]
     Show(Show),
+    /// Mounts a disk over a directory, which can be slow and lose its power. Takes orders on standard input.
+    #[command(hide = true)]
+    Disk { dir: PathBuf },
 }
 
 #[derive(Subcommand)]
@@ -60,6 +66,12 @@ struct RunArgs {
     /// Seconds that a cut lasts.
     #[arg(long, default_value_t = 6)]
     hold: u64,
+    /// How often the power is cut.
+    #[arg(long, default_value_t = 10)]
+    power: usize,
+    /// How many damages to files, of each kind.
+    #[arg(long, default_value_t = 12)]
+    damages: usize,
     #[arg(long, default_value_t = 12)]
     workers: usize,
     /// Milliseconds between two operations of a worker.
@@ -74,6 +86,10 @@ struct RunArgs {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse() {
+        Cli::Disk { dir } => {
+            tokio::task::block_in_place(|| disk::fuse::serve(&dir))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Cli::Run(args) => all(&args).await,
         Cli::Check { file } => {
             let verdict = verdict::judge(&history::History::load(&file)?);
@@ -111,6 +127,8 @@ async fn all(args: &RunArgs) -> anyhow::Result<ExitCode> {
         cuts: args.cuts.min(63),
         pause: Duration::from_secs(args.pause),
         hold: Duration::from_secs(args.hold),
+        power: args.power,
+        damages: args.damages,
     };
     let shape = load::Shape {
         workers: args.workers,
@@ -121,7 +139,12 @@ async fn all(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let wanted =
         |name: &str| args.scenarios.is_empty() || args.scenarios.iter().any(|one| one == name);
     let mut well = true;
+    let servers = lab.status().await?.servers().count();
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
+        if scenario.servers != servers {
+            println!("skip {}: needs {} servers", scenario.name, scenario.servers);
+            continue;
+        }
         let begun = Instant::now();
         let proof = run::run(&lab, scenario, &length, shape, args.watchers).await?;
         proof

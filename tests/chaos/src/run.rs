@@ -3,31 +3,17 @@
 //! A step whose fault cannot be seen to have happened fails the run: a test that tried nothing must not pass.
 
 use crate::client::Client;
+use crate::field::{AGAIN, Field, PATIENCE};
 use crate::history::{Action, Final, History, Operation, Outcome};
 use crate::lab::Lab;
 use crate::load::{Load, Shape};
-use crate::scenario::{LEADER, Length, Scenario, Step};
+use crate::scenario::{Length, Scenario, Step};
 use crate::verdict::{Verdict, judge, judge_watches};
 use crate::watchers::Watchers;
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-
-/// For whatever is expected to happen soon. Generous: these are not figures.
-const PATIENCE: Duration = Duration::from_secs(90);
-const AGAIN: Duration = Duration::from_millis(100);
-
-struct Field<'a> {
-    lab: &'a Lab,
-    load: Arc<Load>,
-    clients: BTreeMap<String, Client>,
-    roles: Vec<String>,
-    paused: u64,
-    notes: Vec<String>,
-}
 
 pub struct Proof {
     pub history: History,
@@ -42,38 +28,13 @@ pub async fn run(
     shape: Shape,
     watchers: usize,
 ) -> anyhow::Result<Proof> {
-    let kubeconfig =
-        std::fs::read_to_string(lab.kubeconfig()).context("read the lab's kubeconfig")?;
-    let mut clients = BTreeMap::new();
-    for host in lab.status().await?.servers() {
-        let url = format!("https://{}:6443", host.address);
-        clients.insert(
-            host.name.clone(),
-            Client::new(&kubeconfig, &host.name, &url).await?,
-        );
-    }
+    let clients = clients(lab).await?;
     let all: Vec<Client> = clients.values().cloned().collect();
-    let first = all.first().context("the lab has no servers")?;
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_secs();
-    let namespace = format!("{}-{seconds}", scenario.name);
-    let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    first
-        .must("POST", "/api/v1/namespaces", Some(&body))
-        .await?;
-
+    let namespace = make_namespace(&all, scenario.name).await?;
     let load = Load::new(all.clone(), &namespace, shape);
     let watching = Watchers::start(&all, &namespace, watchers);
     let mut workers = load.start();
-    let mut field = Field {
-        lab,
-        load: load.clone(),
-        clients,
-        roles: vec![],
-        paused: 0,
-        notes: vec![],
-    };
+    let mut field = Field::new(lab, load.clone(), clients);
     let mut failed = field.step(&Step::Written(20)).await.err();
     if failed.is_none() {
         for (i, step) in (scenario.steps)(length).iter().enumerate() {
@@ -128,9 +89,12 @@ pub async fn run(
     };
     if let Some(watched) = watched {
         judge_watches(&watched, &history, behind, &mut verdict);
-        let _ = first
-            .must("DELETE", &format!("/api/v1/namespaces/{namespace}"), None)
-            .await;
+        let path = format!("/api/v1/namespaces/{namespace}");
+        for client in &all {
+            if client.must("DELETE", &path, None).await.is_ok() {
+                break;
+            }
+        }
     }
     if let Some(error) = failed {
         verdict.wrong.insert(0, format!("{error:#}"));
@@ -140,6 +104,42 @@ pub async fn run(
         verdict,
         notes: field.notes,
     })
+}
+
+/// One for each server.
+async fn clients(lab: &Lab) -> anyhow::Result<BTreeMap<String, Client>> {
+    let kubeconfig =
+        std::fs::read_to_string(lab.kubeconfig()).context("read the lab's kubeconfig")?;
+    let mut clients = BTreeMap::new();
+    for host in lab.status().await?.servers() {
+        let url = format!("https://{}:6443", host.address);
+        clients.insert(
+            host.name.clone(),
+            Client::new(&kubeconfig, &host.name, &url).await?,
+        );
+    }
+    Ok(clients)
+}
+
+/// Of its own for every run, which must wait for whatever the run before it left.
+async fn make_namespace(clients: &[Client], name: &str) -> anyhow::Result<String> {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)?
+        .as_secs();
+    let name = format!("{name}-{seconds}");
+    let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let end = Instant::now() + PATIENCE;
+    for client in clients.iter().cycle() {
+        match client.must("POST", "/api/v1/namespaces", Some(&body)).await {
+            Ok(_) => return Ok(name),
+            Err(error) => ensure!(
+                Instant::now() < end,
+                "no namespace for the run can be made: {error:#}"
+            ),
+        }
+        sleep(AGAIN).await;
+    }
+    anyhow::bail!("the lab has no servers")
 }
 
 /// One last write, after which there is no other. Its revision.
@@ -155,7 +155,7 @@ async fn write_end(
         let (key, value) = (format!("end-{i}"), format!("end.{i}"));
         let invoked = load.now();
         let outcome = client
-            .create(namespace, &key, &value, Duration::from_secs(15))
+            .create(namespace, &key, &value, std::time::Duration::from_secs(15))
             .await;
         let revision = match outcome {
             Outcome::Done { revision, .. } => Some(revision),
@@ -193,247 +193,14 @@ async fn objects(clients: &[Client], namespace: &str) -> anyhow::Result<Vec<Fina
             .collect();
         items.sort_by(|a, b| a.key.cmp(&b.key));
         if let Some(agreed) = &agreed {
+            let other = agreed.iter().zip(&items).find(|(a, b)| a != b);
             ensure!(
                 *agreed == items,
-                "{} has other objects than the servers before it",
+                "{} has other objects than the servers before it: {other:?}",
                 client.server
             );
         }
         agreed = Some(items);
     }
     agreed.context("no servers")
-}
-
-impl Field<'_> {
-    fn name(&self, who: usize) -> anyhow::Result<String> {
-        self.roles
-            .get(who)
-            .cloned()
-            .context("roles are not known yet")
-    }
-
-    async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
-        match step {
-            Step::Roles => self.roles = self.roles().await?,
-            Step::Kill(who) => {
-                for who in who {
-                    self.lab.lab("kill", &[&self.name(*who)?]).await?;
-                }
-                let names: Vec<String> = who
-                    .iter()
-                    .map(|who| self.name(*who))
-                    .collect::<Result<_, _>>()?;
-                let status = self.lab.status().await?;
-                let alive = status
-                    .servers()
-                    .find(|host| host.running && names.contains(&host.name));
-                ensure!(alive.is_none(), "{names:?} still run after kill -9");
-                self.load.mark(format!("killed {names:?}"), true);
-            }
-            Step::Stop(who) => {
-                let name = self.name(*who)?;
-                let leads = self.lab.status().await?.leader() == Some(name.as_str());
-                self.lab.lab("stop", &[&name]).await?;
-                self.load.mark(format!("stopped {name}"), leads);
-            }
-            Step::Start(who) => {
-                for who in who {
-                    self.lab.lab("start", &[&self.name(*who)?]).await?;
-                }
-            }
-            Step::Pause(who) => {
-                let name = self.name(*who)?;
-                self.lab.lab("pause", &[&name]).await?;
-                self.paused = self.load.mark(format!("paused {name}"), *who == LEADER);
-                let status = self.lab.status().await?;
-                ensure!(
-                    status
-                        .servers()
-                        .any(|host| host.name == name && host.paused),
-                    "{name} is not paused"
-                );
-            }
-            Step::Resume(who) => self.resume(*who).await?,
-            Step::Cut(links) => {
-                self.load
-                    .mark(format!("cutting {links:?} of {:?}", self.roles), true);
-                for (from, to) in links {
-                    let (from, to) = (self.name(*from)?, self.name(*to)?);
-                    self.lab.lab("cut", &["--one-way", &from, &to]).await?;
-                }
-                let cuts = self.lab.status().await?.cuts.len();
-                ensure!(
-                    cuts == links.len(),
-                    "{cuts} cuts instead of {}",
-                    links.len()
-                );
-            }
-            Step::Heal => {
-                let cuts = self.lab.status().await?.cuts;
-                let dropped: u64 = cuts.iter().map(|cut| cut.dropped).sum();
-                ensure!(dropped > 0, "the cuts dropped no packet");
-                self.lab.lab("heal", &[]).await?;
-                self.load.mark("healed".to_owned(), false);
-            }
-            Step::OtherLeader => {
-                let former = self.name(LEADER)?;
-                self.until("another server leads", async |field: &Self| {
-                    let status = field.lab.status().await?;
-                    Ok(status.leader().is_some_and(|leader| leader != former))
-                })
-                .await?;
-            }
-            Step::Written(count) => {
-                let since = self.load.now();
-                self.until("writes are accepted", async |field: &Self| {
-                    Ok(field.load.written_since(since) >= *count)
-                })
-                .await?;
-            }
-            Step::Ready => self.ready().await?,
-            Step::Load(time) => sleep(*time).await,
-            Step::Remove(who) => self.remove(*who).await?,
-            Step::Rejoin(who) => self.rejoin(*who).await?,
-        }
-        Ok(())
-    }
-
-    /// The leader, then the others.
-    async fn roles(&self) -> anyhow::Result<Vec<String>> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let status = self.lab.status().await?;
-            if let Some(leader) = status.leader() {
-                let others = status
-                    .servers()
-                    .map(|host| host.name.as_str())
-                    .filter(|name| *name != leader);
-                return Ok(std::iter::once(leader)
-                    .chain(others)
-                    .map(str::to_owned)
-                    .collect());
-            }
-            ensure!(Instant::now() < end, "nobody leads");
-            sleep(AGAIN).await;
-        }
-    }
-
-    async fn until(
-        &self,
-        what: &str,
-        is: impl AsyncFn(&Self) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
-        let end = Instant::now() + PATIENCE;
-        while !is(self).await? {
-            ensure!(
-                Instant::now() < end,
-                "not within {} s: {what}",
-                PATIENCE.as_secs()
-            );
-            sleep(AGAIN).await;
-        }
-        Ok(())
-    }
-
-    async fn ready(&self) -> anyhow::Result<()> {
-        self.until("all servers are ready", async |field: &Self| {
-            for host in field.lab.status().await?.servers() {
-                let client = &field.clients[&host.name];
-                if host.running && !client.ready().await {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Requests lay in its socket while it slept. It answers them as what it believes to be, which the history judges.
-    async fn resume(&mut self, who: usize) -> anyhow::Result<()> {
-        let name = self.name(who)?;
-        let woken = self.load.now();
-        self.lab.lab("resume", &[&name]).await?;
-        self.load.mark(format!("woke {name}"), false);
-        let paused = self.paused;
-        let waited = move |one: &Operation| {
-            one.server == name
-                && one.invoked >= paused
-                && one.invoked < woken
-                && one.returned > woken
-        };
-        self.until(
-            "the woken server answers what waited for it",
-            async |field: &Self| Ok(field.load.count(&waited) > 0),
-        )
-        .await?;
-        let reads = self
-            .load
-            .count(&|one: &Operation| waited(one) && one.action == Action::Read);
-        let served = self.load.count(&|one: &Operation| {
-            waited(one)
-                && one.action == Action::Read
-                && !matches!(one.outcome, Outcome::Unknown | Outcome::Refused)
-        });
-        let writes = self
-            .load
-            .count(&|one: &Operation| waited(one) && one.action != Action::Read);
-        let accepted = self
-            .load
-            .count(&|one: &Operation| waited(one) && one.acknowledged().is_some());
-        self.notes.push(format!(
-            "sent to the leader while it slept and answered when it woke: {reads} reads ({served} served), {writes} writes ({accepted} accepted)"
-        ));
-        Ok(())
-    }
-
-    async fn remove(&mut self, who: usize) -> anyhow::Result<()> {
-        let name = self.name(who)?;
-        let voters = self.lab.voters().await?;
-        let (id, _) = voters
-            .iter()
-            .find(|(_, voter)| *voter == name)
-            .context("it has no vote")?;
-        self.lab
-            .admin(&["member", "remove", &id.to_string()])
-            .await?;
-        let left = self.lab.voters().await?;
-        ensure!(
-            left.len() == 2 && left.iter().all(|(_, voter)| *voter != name),
-            "voters are {left:?}"
-        );
-        self.load.mark(format!("removed {name}"), false);
-        Ok(())
-    }
-
-    async fn rejoin(&mut self, who: usize) -> anyhow::Result<()> {
-        let name = self.name(who)?;
-        self.until("the removed server ends by itself", async |field: &Self| {
-            let status = field.lab.status().await?;
-            Ok(status
-                .servers()
-                .any(|host| host.name == name && !host.running))
-        })
-        .await?;
-        self.lab.renew(&name).await?;
-        self.lab.lab("start", &[&name]).await?;
-        self.until("it has a vote again", async |field: &Self| {
-            Ok(field
-                .lab
-                .voters()
-                .await?
-                .iter()
-                .any(|(_, voter)| *voter == name))
-        })
-        .await
-    }
-
-    /// Whatever was done is undone.
-    async fn mend(&self) -> anyhow::Result<()> {
-        self.lab.lab("heal", &[]).await?;
-        for name in self.clients.keys() {
-            self.lab.lab("resume", &[name]).await?;
-            self.lab.lab("start", &[name]).await?;
-        }
-        self.ready().await
-    }
 }

@@ -1,8 +1,9 @@
 //! The faults, as data: each scenario is a list of steps. What a step does is in `run.rs`.
 
+use crate::faults::How;
 use std::time::Duration;
 
-/// Roles as they were at the last `Step::Roles`: the leader, and the two others in the order of their names.
+/// Roles as they were at the last `Step::Roles`: the leader, and the others in the order of their names.
 pub const LEADER: usize = 0;
 pub const FIRST: usize = 1;
 pub const SECOND: usize = 2;
@@ -13,11 +14,11 @@ pub enum Step {
     /// Looks who leads.
     Roles,
     Kill(Vec<usize>),
-    /// Ends them in order.
+    /// Ends it in order.
     Stop(usize),
     Start(Vec<usize>),
     Pause(usize),
-    /// Wakes it; requests that waited for it meanwhile must be answered, or nothing was tried.
+    /// Wakes it; reads and writes that waited for it meanwhile must be answered, or nothing was tried.
     Resume(usize),
     /// From, to.
     Cut(Vec<(usize, usize)>),
@@ -35,6 +36,30 @@ pub enum Step {
     Remove(usize),
     /// A removed one comes back with an empty disk and a new token, as a new member.
     Rejoin(usize),
+    /// One that is cut off says that it is not ready, and serves nothing.
+    OutOfTouch(usize),
+    /// Its clock is so many seconds late or early, from now on.
+    Clock(usize, i64),
+    /// Their disks are mounted so that they can be slow and lose what was not synced.
+    Loose(Vec<usize>),
+    /// A sync takes so long.
+    Slow(usize, Duration),
+    /// Killed, and what was not synced is torn.
+    PowerCut(Vec<usize>),
+    /// Its disk has little room.
+    Small(usize),
+    Fill(usize),
+    Free(usize),
+    /// Writes are refused for want of room, and reads served.
+    Refused,
+    /// Its files are damaged while it is stopped, one after the other, so often.
+    Damage {
+        who: usize,
+        how: How,
+        trials: usize,
+    },
+    /// Its disk is empty; it must refuse to start.
+    Wipe(usize),
 }
 
 /// How much of everything.
@@ -45,11 +70,17 @@ pub struct Length {
     pub cuts: usize,
     pub pause: Duration,
     pub hold: Duration,
+    /// Power cuts.
+    pub power: usize,
+    /// Damages to files, of each kind.
+    pub damages: usize,
 }
 
 pub struct Scenario {
     pub name: &'static str,
     pub why: &'static str,
+    /// How many servers it needs.
+    pub servers: usize,
     pub steps: fn(&Length) -> Vec<Step>,
 }
 
@@ -57,6 +88,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "leader-killed",
         why: "kill -9 of the leader, again and again",
+        servers: 3,
         steps: |length| {
             let round = [
                 Step::Roles,
@@ -73,6 +105,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "leader-isolated",
         why: "the leader hears nobody and is heard by nobody: the others go on, and it serves nothing old",
+        servers: 3,
         steps: |length| {
             vec![
                 Step::Roles,
@@ -84,7 +117,8 @@ pub const SCENARIOS: &[Scenario] = &[
                 ]),
                 Step::OtherLeader,
                 Step::Written(20),
-                Step::Load(length.hold * 2),
+                Step::Load(length.hold),
+                Step::OutOfTouch(LEADER),
                 Step::Heal,
                 Step::Ready,
                 Step::Written(20),
@@ -94,6 +128,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "leader-paused",
         why: "the leader sleeps and wakes, and believes that it still leads",
+        servers: 3,
         steps: |length| {
             vec![
                 Step::Roles,
@@ -110,6 +145,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "cuts",
         why: "every combination of one-way cuts between three servers, by the roles that they have",
+        servers: 3,
         steps: |length| {
             (1..=length.cuts as u8)
                 .flat_map(|mask| cut_round(mask, length))
@@ -119,6 +155,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "all-killed",
         why: "kill -9 of all servers at once",
+        servers: 3,
         steps: |_| {
             let round = [
                 Step::Roles,
@@ -133,6 +170,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "rolling-restart",
         why: "each server ends in order and comes back, the leader too",
+        servers: 3,
         steps: |_| {
             let one = |who| {
                 vec![
@@ -148,6 +186,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "member-removed-while-cut",
         why: "a server is removed while it is cut off, hears of it later, and comes back as a new one",
+        servers: 3,
         steps: |length| {
             vec![
                 Step::Roles,
@@ -167,6 +206,153 @@ pub const SCENARIOS: &[Scenario] = &[
                 Step::Ready,
                 Step::Written(20),
             ]
+        },
+    },
+    Scenario {
+        name: "disk-wiped",
+        why: "a server that lost its disk refuses to come back under its old number, and joins as a new one",
+        servers: 3,
+        steps: |_| {
+            vec![
+                Step::Roles,
+                Step::Wipe(FIRST),
+                Step::Written(20),
+                Step::Remove(FIRST),
+                Step::Rejoin(FIRST),
+                Step::Ready,
+                Step::Written(20),
+            ]
+        },
+    },
+    Scenario {
+        name: "clocks-jump",
+        why: "the leader's clock jumps by an hour, ahead and back, and a follower's the other way",
+        servers: 3,
+        steps: |length| {
+            let mut steps = vec![Step::Roles];
+            // Only servers that were started here look at the clock's file.
+            for who in [FIRST, SECOND, LEADER] {
+                steps.extend([Step::Stop(who), Step::Start(vec![who]), Step::Ready]);
+            }
+            steps.push(Step::Roles);
+            for seconds in [3600, -3600, 0] {
+                steps.extend([
+                    Step::Clock(LEADER, seconds),
+                    Step::Clock(FIRST, -seconds),
+                    Step::Load(length.hold),
+                    Step::Written(20),
+                    Step::Ready,
+                ]);
+            }
+            steps
+        },
+    },
+    Scenario {
+        name: "slow-disk",
+        why: "every sync of a follower takes 200 ms, then every sync of the leader",
+        servers: 3,
+        steps: |length| {
+            let slow = Duration::from_millis(200);
+            vec![
+                Step::Roles,
+                Step::Loose(vec![FIRST]),
+                Step::Slow(FIRST, slow),
+                Step::Load(length.hold),
+                Step::Written(20),
+                Step::Slow(FIRST, Duration::ZERO),
+                Step::Loose(vec![LEADER]),
+                Step::Slow(LEADER, slow),
+                Step::Load(length.hold),
+                Step::Written(20),
+            ]
+        },
+    },
+    Scenario {
+        name: "power-cut",
+        why: "all servers lose their power at once, and what was not synced is torn",
+        servers: 3,
+        steps: |length| {
+            let round = [
+                Step::Written(40),
+                Step::PowerCut(ALL.to_vec()),
+                Step::Start(ALL.to_vec()),
+                Step::Ready,
+            ];
+            let begin = vec![Step::Roles, Step::Loose(ALL.to_vec())];
+            [begin, vec![round; length.power].concat()].concat()
+        },
+    },
+    Scenario {
+        name: "disk-full",
+        why: "the leader's disk is full: another leads; all are: writes are refused, reads go on, and it heals by itself",
+        servers: 3,
+        steps: |_| {
+            vec![
+                Step::Roles,
+                Step::Small(FIRST),
+                Step::Small(SECOND),
+                Step::Small(LEADER),
+                Step::Roles,
+                Step::Fill(LEADER),
+                Step::OtherLeader,
+                Step::Written(20),
+                Step::Fill(FIRST),
+                Step::Fill(SECOND),
+                Step::Refused,
+                Step::Free(LEADER),
+                Step::Free(FIRST),
+                Step::Free(SECOND),
+                Step::Written(20),
+                Step::Ready,
+            ]
+        },
+    },
+    Scenario {
+        name: "files-damaged",
+        why: "bits turned over and ends cut off in every file of a stopped server: noticed, or harmless",
+        servers: 3,
+        steps: |length| {
+            let damage = |how| Step::Damage {
+                who: FIRST,
+                how,
+                trials: length.damages,
+            };
+            vec![
+                Step::Roles,
+                damage(How::Flip),
+                Step::Written(20),
+                damage(How::Truncate),
+                Step::Written(20),
+            ]
+        },
+    },
+    Scenario {
+        name: "partitions-of-five",
+        why: "of five servers every one and every two are cut off from the others",
+        servers: 5,
+        steps: |length| {
+            let ones = (0..5).map(|a| vec![a]);
+            let twos = (0..5).flat_map(|a| (a + 1..5).map(move |b| vec![a, b]));
+            ones.chain(twos)
+                .take(length.cuts)
+                .flat_map(|few| {
+                    let links = (0..5)
+                        .filter(|other| !few.contains(other))
+                        .flat_map(|other| {
+                            few.iter()
+                                .flat_map(move |one| [(*one, other), (other, *one)])
+                        })
+                        .collect();
+                    vec![
+                        Step::Roles,
+                        Step::Cut(links),
+                        Step::Load(length.hold),
+                        Step::Written(20),
+                        Step::Heal,
+                        Step::Ready,
+                    ]
+                })
+                .collect()
         },
     },
 ];
@@ -207,6 +393,8 @@ mod tests {
             cuts: 63,
             pause: Duration::ZERO,
             hold: Duration::ZERO,
+            power: 1,
+            damages: 1,
         };
         let cuts = SCENARIOS
             .iter()
