@@ -11,11 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use caravel_api::{KeyRange, Revision};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{Config, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::backup::{self, BackupHead};
 use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
@@ -24,11 +23,11 @@ use crate::latency::{Counted, Durations};
 use crate::members::{Members, founders};
 use crate::open::{Found, OpenError, open};
 use crate::peer::Heard;
-use crate::propose::{Waiting, succeeded, target};
+use crate::propose::Waiting;
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Image, Machine, Served};
 use crate::raft::transport::{Alone, Factory, Transport};
-use crate::raft::{LogId, Proposal, Raft};
+use crate::raft::{Proposal, Raft};
 use crate::record::Identity;
 use crate::room::Alarm;
 use crate::simulation::Latency;
@@ -37,25 +36,14 @@ use crate::tasks::{self, Owned};
 use crate::txn::{Change, CommitError, Committed, Conflict, Epoch, Txn};
 use crate::watch::{Hub, Watch, WatchError};
 
+mod read;
+
+pub use read::{NoQuorum, TooNew};
+
 /// How long a lone voter may take to lead itself.
 const ALONE_WITHIN: Duration = Duration::from_secs(30);
-/// A read that found no leader looks for one again after this.
-const AGAIN: Duration = Duration::from_millis(25);
 /// How long the parts of a shutdown may take, each.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(10);
-
-/// No leader with a quorum confirmed that this state is current.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no quorum of servers can be reached")]
-pub struct NoQuorum;
-
-/// This replica has not reached the revision that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Too large resource version: {asked}, current: {current}")]
-pub struct TooNew {
-    pub asked: Revision,
-    pub current: Revision,
-}
 
 /// Why no backup could be made.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +94,7 @@ struct Inner {
     log: LogStore,
     io: IoHandle,
     transport: Arc<dyn Transport>,
+    rounds: read::Rounds,
     leadership: watch::Sender<Option<Epoch>>,
     heard: Arc<Heard>,
     contact: watch::Sender<bool>,
@@ -231,6 +220,7 @@ impl Store {
             log,
             io,
             transport,
+            rounds: read::Rounds::default(),
             leadership,
             heard,
             contact,
@@ -306,69 +296,6 @@ impl Store {
     /// This replica's state now. O(1); never blocks; may lag the leader.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.inner.served.state.read().clone())
-    }
-
-    /// A snapshot at least as new as every write acknowledged before the call (read-index barrier).
-    pub async fn fresh_snapshot(&self) -> Result<Snapshot, NoQuorum> {
-        let deadline = Instant::now() + self.inner.config.timing.leader_within;
-        loop {
-            match timeout_at(deadline, self.barrier()).await {
-                Ok(Ok(())) => return Ok(self.snapshot()),
-                // While a leader is being elected a read waits for it.
-                Ok(Err(NoQuorum)) if Instant::now() < deadline => sleep(AGAIN).await,
-                Ok(Err(NoQuorum)) | Err(_) => return Err(NoQuorum),
-            }
-        }
-    }
-
-    async fn barrier(&self) -> Result<(), NoQuorum> {
-        let Inner {
-            raft,
-            transport,
-            served,
-            ..
-        } = &*self.inner;
-        let leader = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => return Ok(()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(leader))) => leader,
-            Err(_) => return Err(NoQuorum),
-        };
-        let target = target(&leader).ok_or(NoQuorum)?;
-        let index: Option<LogId> = tokio::select! {
-            biased;
-            index = transport.read_index(&target) => index.map_err(|_| NoQuorum)?,
-            () = succeeded(raft, target.id) => return Err(NoQuorum),
-        };
-        let mut applied = served.applied.subscribe();
-        applied
-            .wait_for(|applied| *applied >= index)
-            .await
-            .map_err(|_| NoQuorum)?;
-        Ok(())
-    }
-
-    /// A snapshot at `revision` or later, waiting for it until `deadline`.
-    pub async fn at_least(
-        &self,
-        revision: Revision,
-        deadline: Instant,
-    ) -> Result<Snapshot, TooNew> {
-        let mut published = self.inner.served.hub.published();
-        if *published.borrow() >= revision {
-            return Ok(self.snapshot());
-        }
-        let reached = timeout_at(deadline, published.wait_for(|now| *now >= revision))
-            .await
-            .is_ok_and(|reached| reached.is_ok());
-        let snapshot = self.snapshot();
-        if reached {
-            Ok(snapshot)
-        } else {
-            Err(TooNew {
-                asked: revision,
-                current: snapshot.revision(),
-            })
-        }
     }
 
     /// Would `txn` commit on this replica's state? What a dry run asks.
