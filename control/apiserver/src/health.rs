@@ -77,6 +77,14 @@ const READY: &[Check] = &[
     }),
 ];
 
+/// What `/readyz` would say.
+pub(crate) fn is_ready(api: &ApiServer) -> bool {
+    CHECKS
+        .iter()
+        .chain(READY)
+        .all(|(_, check)| check(api).is_ok())
+}
+
 /// `/livez`, `/readyz`, `/healthz` and the single checks below them.
 pub(crate) fn check(api: &ApiServer, ask: &Ask, path: &str) -> Result<Response<Body>, ApiError> {
     let mut parts = path.trim_start_matches('/').splitn(2, '/');

@@ -4,6 +4,7 @@ use crate::allocate::ServiceRange;
 use crate::audit::{self, AuditLog};
 use crate::body::Body;
 use crate::flow::Flow;
+use crate::grpc;
 use crate::internal::Internal;
 use crate::pages::Pages;
 use crate::tasks;
@@ -57,6 +58,9 @@ pub enum ConfigError {
     /// A metric was registered twice.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// What is told of the gRPC services does not fit together.
+    #[error("describe the gRPC services: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// The audit log cannot be written.
     #[error(
         "open the audit log {}: {cause}. Its directory must be there and writable for the server", path.display()
@@ -153,7 +157,7 @@ impl ApiServer {
             services,
             node_ports: config.node_ports,
             kubelet_tls: config.kubelet_tls,
-            grpc: config.grpc,
+            grpc: config.grpc.map(grpc::with_own).transpose()?,
             metrics: RequestMetrics::new(&config.metrics)?,
             flow: Flow::new(&config.metrics)?,
             registry: config.metrics,

@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use caravel_rpc::peer::v1::peer_client::PeerClient;
 use caravel_rpc::peer::v1::{
-    AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, KeysRequest,
-    ReadIndexRequest, SnapshotPart, SnapshotProgressRequest, snapshot_part,
+    AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, HoldKeyRequest, KeysRequest,
+    ObserveRequest, ObserveResponse, ReadIndexRequest, SnapshotPart, SnapshotProgressRequest,
+    snapshot_part,
 };
 use caravel_store::wire::{self, SnapshotHead, Wire};
 use caravel_store::{
@@ -44,6 +45,8 @@ const PONG: Duration = Duration::from_secs(2);
 const STREAM_WITHIN: Duration = Duration::from_secs(2);
 /// A write or a barrier that was handed to the leader.
 const FORWARD_WITHIN: Duration = Duration::from_secs(10);
+/// A question that a person waits for.
+const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
 /// A change of the membership, which may wait until a learner has caught up.
 const CHANGE_WITHIN: Duration = Duration::from_secs(90);
 /// The longest message: the most that may wait to be proposed, with room for its frame.
@@ -177,11 +180,11 @@ impl GrpcTransport {
         wire::decode(&answer.body).map_err(|error| malformed(&error))
     }
 
-    /// The keys everything durable is sealed with.
+    /// The keys everything durable is sealed with, and which of them is used (0: the highest).
     ///
     /// # Errors
     /// As the peer's status.
-    pub async fn keys(&self, to: &Target) -> Result<BTreeMap<u32, [u8; 32]>, Status> {
+    pub async fn keys(&self, to: &Target) -> Result<(BTreeMap<u32, [u8; 32]>, u32), Status> {
         let answer = self
             .call(
                 to,
@@ -191,13 +194,49 @@ impl GrpcTransport {
                 |mut client, request| async move { client.keys(request).await },
             )
             .await?;
+        let current = answer.current;
         let keys = answer.keys.into_iter().map(|(id, key)| {
             let key: [u8; 32] = key
                 .try_into()
                 .map_err(|_| Status::internal("a key of another length than 32 bytes"))?;
             Ok((id, key))
         });
-        keys.collect()
+        Ok((keys.collect::<Result<_, Status>>()?, current))
+    }
+
+    /// Gives `to` a key to hold; it is on its disk when this returns.
+    ///
+    /// # Errors
+    /// As the peer's status; FAILED_PRECONDITION: it has another key of this number.
+    pub async fn hold_key(&self, to: &Target, id: u32, key: [u8; 32]) -> Result<(), Status> {
+        let request = HoldKeyRequest {
+            id,
+            key: key.to_vec(),
+        };
+        self.call(
+            to,
+            Lane::Prompt,
+            FORWARD_WITHIN,
+            request,
+            |mut client, request| async move { client.hold_key(request).await },
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// How `to` does, and what it knows of the others if it leads.
+    ///
+    /// # Errors
+    /// As the peer's status.
+    pub async fn observe(&self, to: &Target) -> Result<ObserveResponse, Status> {
+        self.call(
+            to,
+            Lane::Prompt,
+            OBSERVE_WITHIN,
+            ObserveRequest {},
+            |mut client, request| async move { client.observe(request).await },
+        )
+        .await
     }
 
     /// Asks `to` to admit a server.

@@ -82,6 +82,12 @@ impl Membership {
         &self.store
     }
 
+    /// How this server speaks with the others.
+    #[must_use]
+    pub fn transport(&self) -> &GrpcTransport {
+        &self.transport
+    }
+
     pub(crate) fn here(&self) -> Here<'_> {
         Here(self)
     }
@@ -171,7 +177,8 @@ impl Membership {
     }
 
     /// Who leads, if it is another server.
-    fn elsewhere(&self) -> Option<Target> {
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<Target> {
         let leader = self.store.members().leader()?;
         (leader.id != self.store.identity().node).then_some(leader)
     }

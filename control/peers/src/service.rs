@@ -9,18 +9,18 @@ use crate::roster::Member;
 use caravel_rpc::peer::v1::change_request::Change;
 use caravel_rpc::peer::v1::peer_server::{Peer as PeerRpc, PeerServer};
 use caravel_rpc::peer::v1::{
-    AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, KeysRequest, KeysResponse,
-    ReadIndexRequest, SnapshotPart, SnapshotProgressRequest, SnapshotProgressResponse,
+    AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, HoldKeyRequest,
+    HoldKeyResponse, KeysRequest, KeysResponse, ObserveRequest, ObserveResponse, ReadIndexRequest,
+    SnapshotPart, SnapshotProgressRequest, SnapshotProgressResponse, observe_response,
     snapshot_part::Part,
 };
 use caravel_store::wire::{self, SnapshotHead, Wire};
-use caravel_store::{Batch, ForwardError, Image, Peer, TypeConfig};
+use caravel_store::{Batch, ForwardError, Image, KeyError, Peer, TypeConfig};
 use futures::StreamExt as _;
 use futures::future::ready;
 use futures::stream::BoxStream;
 use openraft::alias::SnapshotOf;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
-use std::path::PathBuf;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,7 +28,6 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) struct PeerService {
     pub membership: Membership,
     pub peer: Peer,
-    pub keys_dir: PathBuf,
     pub incoming: Arc<Incoming>,
 }
 
@@ -227,15 +226,63 @@ impl PeerRpc for PeerService {
 
     async fn keys(&self, request: Request<KeysRequest>) -> Result<Response<KeysResponse>, Status> {
         let caller = self.check(&request)?;
-        let keys = caravel_store::hand_over(&self.keys_dir)
-            .map_err(|error| Status::internal(error.to_string()))?;
-        tracing::info!(
-            to = caller.from,
-            "handed the key ring to a server that joins"
-        );
+        let (keys, current) = self.membership.store().keys();
+        tracing::info!(to = caller.from, "handed the key ring to another server");
         let keys = keys.into_iter().map(|(id, key)| (id, key.to_vec()));
         Ok(Response::new(KeysResponse {
             keys: keys.collect(),
+            current,
+        }))
+    }
+
+    async fn hold_key(
+        &self,
+        request: Request<HoldKeyRequest>,
+    ) -> Result<Response<HoldKeyResponse>, Status> {
+        let caller = self.check(&request)?;
+        let HoldKeyRequest { id, key } = request.into_inner();
+        let key: [u8; 32] = key
+            .try_into()
+            .map_err(|_| Status::invalid_argument("a key has 32 bytes"))?;
+        let store = self.membership.store().clone();
+        let held = tokio::task::spawn_blocking(move || store.hold_key(id, key)).await;
+        match held {
+            Ok(Ok(())) => {}
+            Ok(Err(error @ KeyError::Other(_))) => {
+                return Err(Status::failed_precondition(error.to_string()));
+            }
+            Ok(Err(error)) => return Err(Status::internal(error.to_string())),
+            Err(error) => return Err(Status::internal(error.to_string())),
+        }
+        tracing::info!(
+            from = caller.from,
+            key = id,
+            "holds a key that was handed over"
+        );
+        Ok(Response::new(HoldKeyResponse {}))
+    }
+
+    async fn observe(
+        &self,
+        request: Request<ObserveRequest>,
+    ) -> Result<Response<ObserveResponse>, Status> {
+        self.check(&request)?;
+        let store = self.membership.store();
+        let (status, sealing) = (store.status(), store.sealing());
+        let known = status.leads.then(|| store.members().list());
+        let replicas = known.unwrap_or_default().into_iter();
+        Ok(Response::new(ObserveResponse {
+            leads: status.leads,
+            replicas: replicas
+                .map(|replica| observe_response::Replica {
+                    id: replica.id,
+                    lag: replica.lag(status.last_log),
+                    silent_ms: replica.silent_ms(),
+                })
+                .collect(),
+            key: sealing.key,
+            resealing: sealing.is_resealing(),
+            holds: sealing.holds,
         }))
     }
 

@@ -6,7 +6,6 @@ use crate::membership::Membership;
 use crate::service::PeerService;
 use crate::tls::PeerTls;
 use caravel_store::Store;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -46,13 +45,11 @@ pub fn serve(
     tls: &PeerTls,
     store: &Store,
     transport: Arc<GrpcTransport>,
-    keys_dir: PathBuf,
 ) -> Result<Served, tonic::transport::Error> {
     let incoming = Arc::new(Incoming::default());
     let service = PeerService {
         membership: Membership::new(store.clone(), transport),
         peer: store.peer(),
-        keys_dir,
         incoming: incoming.clone(),
     };
     let router = Server::builder()

@@ -44,8 +44,7 @@ impl Server {
             key: issued.key_pem,
         };
         transport.speak_as(store.identity(), tls.clone());
-        let keys = dir.path().join("keys");
-        let served = serve(listener, &tls, &store, transport.clone(), keys).unwrap();
+        let served = serve(listener, &tls, &store, transport.clone()).unwrap();
         Server {
             store,
             transport,
@@ -225,5 +224,23 @@ async fn strangers_and_refilled_disks_are_refused() {
     let refused = liar.keys(&to).await.unwrap_err();
     assert!(refused.message().contains("server 2's"), "{refused}");
     // Who may speak does get the keys.
-    assert_eq!(servers[1].transport.keys(&to).await.unwrap().len(), 1);
+    let (keys, current) = servers[1].transport.keys(&to).await.unwrap();
+    assert_eq!((keys.len(), current), (1, 1));
+    // And hands over new ones, whole or not at all.
+    servers[1]
+        .transport
+        .hold_key(&to, 2, [7; 32])
+        .await
+        .unwrap();
+    servers[1]
+        .transport
+        .hold_key(&to, 2, [7; 32])
+        .await
+        .unwrap();
+    let refused = servers[1].transport.hold_key(&to, 2, [8; 32]).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::FailedPrecondition);
+    assert!(stranger.transport.hold_key(&to, 3, [7; 32]).await.is_err());
+    let seen = servers[1].transport.observe(&to).await.unwrap();
+    assert_eq!((seen.key, seen.holds.as_slice()), (1, &[1, 2][..]));
+    assert_eq!(seen.leads, !seen.replicas.is_empty());
 }

@@ -2,6 +2,7 @@
 
 use crate::config::ServerConfig;
 use crate::place::{self, Place};
+use crate::{rotation, saved};
 use anyhow::{Context, Result, ensure};
 use caravel_store::backup::{self, BackupHead};
 use caravel_store::{Store, StoreConfig};
@@ -65,8 +66,8 @@ pub fn file_name(head: &BackupHead) -> String {
     format!("caravel-{}-{}{SUFFIX}", head.created, head.revision)
 }
 
-/// Makes one now in `dir`; its path.
-pub(crate) async fn save(store: &Store, dir: &Path, keep: usize) -> Result<PathBuf> {
+/// Makes one now in `dir`; its head and path.
+async fn save(store: &Store, dir: &Path, keep: usize) -> Result<(BackupHead, PathBuf)> {
     let created = caravel_api::time::now().as_second().unsigned_abs();
     let (head, pieces) = store.backup(created).await?;
     let (dir, name) = (dir.to_owned(), file_name(&head));
@@ -97,7 +98,7 @@ pub(crate) async fn save(store: &Store, dir: &Path, keep: usize) -> Result<PathB
         }
         Ok(path)
     });
-    saved.await.context("save a backup")?
+    Ok((head, saved.await.context("save a backup")??))
 }
 
 /// Makes one every `every`, for ever; the first after a tenth of that, so that a server that restarts often has some.
@@ -105,7 +106,12 @@ pub(crate) async fn keep_saving(store: Store, dir: PathBuf, every: Duration, kee
     tokio::time::sleep(every / 10).await;
     loop {
         match save(&store, &dir, keep).await {
-            Ok(path) => tracing::info!(path = %path.display(), "a backup was saved"),
+            Ok((head, path)) => {
+                tracing::info!(path = %path.display(), "a backup was saved");
+                if let Err(error) = saved::note(&store, &head).await {
+                    tracing::warn!("a backup was saved and not written down: {error:#}");
+                }
+            }
             Err(error) => tracing::error!("no backup was saved: {error:#}"),
         }
         tokio::time::sleep(every).await;
@@ -142,7 +148,9 @@ pub fn restore(
     }
     let mut store = StoreConfig::single(&db, keys);
     store.address = config.peer_address();
-    backup::restore(&store, read, &caravel_peers::roster::range())?;
+    // Who belonged to the old cluster, and what it was about to do with its keys.
+    let left_out = [caravel_peers::roster::range(), rotation::range()];
+    backup::restore(&store, read, &left_out)?;
     place::forget(&config.etc_dir)?;
     let place = Place {
         cluster: caravel_store::cluster_of(&store)?,

@@ -14,6 +14,8 @@ mod living;
 mod metrics;
 mod place;
 mod quorum;
+mod rotation;
+mod saved;
 mod start;
 mod tasks;
 

@@ -2,12 +2,13 @@
 //!
 //! Names are upstream's or etcd's where those have the thing (`apiserver_storage_objects`); the rest begin with `caravel_`.
 
+use crate::saved;
 use caravel_exporter::prometheus::core::{Collector, Desc};
 use caravel_exporter::prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
-use caravel_store::Store;
 use caravel_store::latency::{BOUNDS, Counted};
+use caravel_store::{Replica, Store};
 
 /// Reads the store when it is scraped.
 pub(crate) struct StoreMetrics(pub Store);
@@ -19,7 +20,7 @@ impl Collector for StoreMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let status = self.0.status();
+        let (status, sealing) = (self.0.status(), self.0.sealing());
         let flag = |is: bool| f64::from(u8::from(is));
         let mut families = vec![
             gauge(
@@ -63,6 +64,46 @@ impl Collector for StoreMetrics {
                 status.leader_changes as f64,
             ),
             gauge(
+                "caravel_raft_snapshot_index",
+                "The last entry that this server's newest snapshot covers.",
+                status.snapshot as f64,
+            ),
+            gauge(
+                "caravel_raft_purged_index",
+                "The last entry that this server's log no longer has.",
+                status.purged as f64,
+            ),
+            histogram(
+                "caravel_raft_append_duration_seconds",
+                "How long this server takes to have new entries on its disk.",
+                &status.appends,
+            ),
+            histogram(
+                "caravel_raft_commit_duration_seconds",
+                "How long a write takes until a majority has it on disk.",
+                &status.commits,
+            ),
+            gauge(
+                "caravel_sealing_key",
+                "The number of the key that this server seals new records with.",
+                f64::from(sealing.key),
+            ),
+            gauge(
+                "caravel_sealing_pending",
+                "1 while records are left that an older key seals.",
+                flag(sealing.is_resealing()),
+            ),
+            gauge(
+                "caravel_watch_watchers",
+                "Watches that are open on this server's store.",
+                status.watchers as f64,
+            ),
+            histogram(
+                "caravel_watch_delay_seconds",
+                "How long a change waits until a watcher takes it.",
+                &status.watch_delays,
+            ),
+            gauge(
                 "caravel_store_revision",
                 "The newest revision that this server serves.",
                 status.revision.0 as f64,
@@ -87,36 +128,53 @@ impl Collector for StoreMetrics {
                 "How long one flush to the disk takes.",
                 &status.flushes,
             ),
-            histogram(
-                "caravel_store_commit_duration_seconds",
-                "How long a write takes until a majority has it on disk.",
-                &status.commits,
-            ),
         ];
-        families.extend(self.lag());
+        families.extend(self.replicas());
+        families.extend(self.saved());
+        families.push(build());
         families.push(self.objects());
         families
     }
 }
 
 impl StoreMetrics {
-    /// Only the leader knows.
-    fn lag(&self) -> Option<MetricFamily> {
+    /// How the others follow; only the leader knows.
+    fn replicas(&self) -> Vec<MetricFamily> {
         let end = self.0.status().last_log;
-        let metrics: Vec<Metric> = self
-            .0
-            .members()
-            .list()
-            .into_iter()
-            .filter_map(|member| {
-                let lag = end.saturating_sub(member.matched?);
-                Some(labelled("server", &member.id.to_string(), lag as f64))
-            })
+        let known = self.0.members().list();
+        let of = |number: &dyn Fn(&Replica) -> Option<f64>| -> Vec<Metric> {
+            let metrics = known.iter().filter_map(|member| {
+                Some(labelled("server", &member.id.to_string(), number(member)?))
+            });
+            metrics.collect()
+        };
+        let lag = family(
+            "caravel_raft_replica_lag_entries",
+            "Entries that a server lacks of the leader's log, as the leader knows.",
+            MetricType::GAUGE,
+            of(&|member| member.lag(end).map(|lag| lag as f64)),
+        );
+        let silent = family(
+            "caravel_raft_replica_silent_seconds",
+            "How long ago a server last answered the leader, as the leader knows.",
+            MetricType::GAUGE,
+            of(&|member| member.silent.map(|silent| silent.as_secs_f64())),
+        );
+        let mut known = vec![lag, silent];
+        known.retain(|family| !family.get_metric().is_empty());
+        known
+    }
+
+    /// The backups that servers saved last.
+    fn saved(&self) -> Option<MetricFamily> {
+        let saved = saved::all(&self.0.snapshot()).into_iter();
+        let metrics: Vec<Metric> = saved
+            .map(|one| labelled("server", &one.member.to_string(), one.created as f64))
             .collect();
         (!metrics.is_empty()).then(|| {
             family(
-                "caravel_raft_replica_lag_entries",
-                "Entries that a server lacks of the leader's log, as the leader knows.",
+                "caravel_snapshot_saved_timestamp_seconds",
+                "When a server last saved a backup, in seconds since 1970.",
                 MetricType::GAUGE,
                 metrics,
             )
@@ -138,6 +196,16 @@ impl StoreMetrics {
             metrics,
         )
     }
+}
+
+/// Which release this is.
+fn build() -> MetricFamily {
+    family(
+        "caravel_build_info",
+        "Always 1; the release is the label.",
+        MetricType::GAUGE,
+        vec![labelled("version", env!("CARGO_PKG_VERSION"), 1.0)],
+    )
 }
 
 fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
@@ -206,7 +274,10 @@ mod tests {
         let store = Store::memory().await.unwrap();
         let object = Encoded::new(r#"{"metadata":{"name":"a"}}"#).unwrap();
         let txn = Txn::create(Key::from("/registry/core/pods/a/a"), object);
+        let range = caravel_api::KeyRange::prefix("/registry/core/pods/");
+        let mut watch = store.watch(range, caravel_api::Revision(0)).await.unwrap();
         store.commit(txn).await.unwrap();
+        watch.next().await.unwrap();
         let registry = Registry::new();
         registry.register(StoreMetrics(store)).unwrap();
         let text = String::from_utf8(registry.text().unwrap()).unwrap();
@@ -216,8 +287,11 @@ mod tests {
             "caravel_raft_voters 1",
             "caravel_store_revision 1",
             "apiserver_storage_objects{resource=\"pods\"} 1",
-            "caravel_store_commit_duration_seconds_count 1",
-            "caravel_store_commit_duration_seconds_bucket{le=\"+Inf\"} 1",
+            "caravel_raft_commit_duration_seconds_count 1",
+            "caravel_raft_commit_duration_seconds_bucket{le=\"+Inf\"} 1",
+            "caravel_sealing_key 1",
+            "caravel_watch_watchers 1",
+            "caravel_watch_delay_seconds_count 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

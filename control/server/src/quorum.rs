@@ -93,8 +93,7 @@ pub(crate) async fn open(config: &ServerConfig, listener: TcpListener) -> Result
     let store = open_store(config, place.as_ref(), transport.clone()).await?;
     let (authority, tls) = credentials(config, &store, place.as_ref()).await?;
     transport.speak_as(store.identity(), tls.clone());
-    let keys = etc.join("keys");
-    let served = caravel_peers::serve(listener, &tls, &store, transport.clone(), keys)
+    let served = caravel_peers::serve(listener, &tls, &store, transport.clone())
         .context("serve the peers' port")?;
     let me = member(config, store.identity());
     let peers = place.as_ref().map(|place| place.peers.clone());
@@ -275,8 +274,8 @@ async fn ask(config: &ServerConfig, transport: &GrpcTransport) -> Result<Place> 
         incarnation: 0,
     };
     transport.speak_as(joining, tls.clone());
-    let keys = key_ring(transport, &place.peers).await?;
-    caravel_store::take_over(&config.etc_dir.join("keys"), &keys)?;
+    let (keys, current) = key_ring(transport, &place.peers).await?;
+    caravel_store::keys::take_over(&config.etc_dir.join("keys"), &keys, current)?;
     place::save_tls(&config.etc_dir, &tls)?;
     place.save(&config.etc_dir)?;
     tracing::info!(id = place.id, cluster = %place.cluster, "got a number from the cluster");
@@ -286,7 +285,7 @@ async fn ask(config: &ServerConfig, transport: &GrpcTransport) -> Result<Place> 
 async fn key_ring(
     transport: &GrpcTransport,
     peers: &[(u64, String)],
-) -> Result<std::collections::BTreeMap<u32, [u8; 32]>> {
+) -> Result<(std::collections::BTreeMap<u32, [u8; 32]>, u32)> {
     let mut refused = Vec::new();
     for (id, address) in peers {
         let target = Target {

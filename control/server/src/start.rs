@@ -45,7 +45,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     let quorum = opened?;
     let (store, authority) = (quorum.store.clone(), quorum.authority.clone());
     let tls = authority::serving(&authority, &config)?;
-    let api = make_api(&config, &quorum)?;
+    let api = make_api(&config, &quorum, &shutdown)?;
     bootstrap::bootstrap(&api, &config).await?;
     bootstrap::join_token(&api, &config).await?;
     let mut running = Running::new(shutdown.child_token());
@@ -58,6 +58,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     running.scheduler(store.clone(), hand);
     running.backups(store.clone(), &config);
     running.quorum(store, quorum.transport());
+    running.rotation(quorum.membership.clone());
     running.api(api, listener, tls);
     kubeconfig::write(
         &authority,
@@ -96,7 +97,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("listen on {address}: is another program running on this port?"))
 }
 
-fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
+fn make_api(
+    config: &ServerConfig,
+    quorum: &Quorum,
+    stop: &CancellationToken,
+) -> Result<Arc<ApiServer>> {
     let (store, authority) = (&quorum.store, &quorum.authority);
     let join = JoinService {
         store: store.clone(),
@@ -110,10 +115,12 @@ fn make_api(config: &ServerConfig, quorum: &Quorum) -> Result<Arc<ApiServer>> {
             servers: Vec::new(),
         },
     };
-    let cluster = ClusterService {
-        membership: quorum.membership.clone(),
-        name: config.name.clone(),
-    };
+    let cluster = ClusterService::new(
+        quorum.membership.clone(),
+        config.name.clone(),
+        config.data_dir.clone(),
+        stop.clone(),
+    );
     let routes = join.routes().add_service(cluster.into_server());
     let registry = Registry::new();
     registry.register(StoreMetrics(store.clone()))?;

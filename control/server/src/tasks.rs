@@ -4,9 +4,11 @@ use crate::backups;
 use crate::config::ServerConfig;
 use crate::hand::ApiHand;
 use crate::quorum::Quorum;
+use crate::rotation;
 use caravel_apiserver::ApiServer;
 use caravel_controllers::Settings;
 use caravel_peers::GrpcTransport;
+use caravel_peers::membership::Membership;
 use caravel_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +74,15 @@ impl Running {
             stop.run_until_cancelled(backups::keep_saving(store, dir, every, keep))
                 .await;
             "backups"
+        });
+    }
+
+    /// Follows what the servers agree on about their keys.
+    pub(crate) fn rotation(&mut self, membership: Membership) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(rotation::follow(membership)).await;
+            "rotation of keys"
         });
     }
 

@@ -48,6 +48,23 @@ pub(crate) trait Backend: Send + 'static {
         generation: u64,
         each: &mut dyn FnMut(Key, Vec<u8>) -> io::Result<()>,
     ) -> io::Result<()>;
+    /// Objects of a generation after one of them (or from the first on), in key order, until they are about `bytes` long.
+    fn some_state(
+        &mut self,
+        generation: u64,
+        after: Option<&Key>,
+        bytes: usize,
+    ) -> io::Result<Vec<(Key, Vec<u8>)>> {
+        let (mut some, mut size) = (Vec::new(), 0);
+        self.scan_state(generation, &mut |key, record| {
+            if after.is_none_or(|after| key > *after) && size < bytes {
+                size += record.len();
+                some.push((key, record));
+            }
+            Ok(())
+        })?;
+        Ok(some)
+    }
     /// Removes objects of a generation that is no longer used, at most about `limit`; true once none is left.
     fn drop_state(&mut self, generation: u64, limit: usize) -> io::Result<bool>;
     /// Generations that have objects.

@@ -17,11 +17,12 @@ use tokio::sync::oneshot;
 
 use crate::config::StoreConfig;
 use crate::io::Job;
+use crate::keys::{KeyError, KeyRing};
 use crate::open::{OpenError, is_begun, open};
 use crate::raft::machine::Image;
 use crate::raft::{LogId, Membership, Vote};
 use crate::record::Applied;
-use crate::seal::{KeyError, KeyRing, SealError, Sealer};
+use crate::seal::{SealError, Sealer};
 use crate::transfer::{Assembly, TransferError};
 
 const MAGIC: &[u8; 8] = b"CRVBACK\x01";
@@ -157,7 +158,7 @@ pub struct Backup {
 /// # Errors
 /// See [`BackupError`].
 pub fn read(mut from: impl Read, keys: &Path) -> Result<Backup, BackupError> {
-    let sealer = Sealer::new(KeyRing::open(keys, false)?);
+    let sealer = Sealer::new(KeyRing::open_with_retired(keys)?);
     let mut sum = Sha256::new();
     let head = read_head(&mut from, &mut sum)?;
     let mut assembly = Assembly::new();
@@ -201,13 +202,15 @@ pub fn read(mut from: impl Read, keys: &Path) -> Result<Backup, BackupError> {
 pub fn restore(
     config: &StoreConfig,
     backup: Backup,
-    leave_out: &KeyRange,
+    leave_out: &[KeyRange],
 ) -> Result<(), BackupError> {
     if is_begun(&config.dir) {
         return Err(BackupError::Begun(config.dir.clone()));
     }
     let mut state = (*backup.image.0).clone();
-    state.forget(leave_out);
+    for range in leave_out {
+        state.forget(range);
+    }
     state.set_revision(Revision(backup.head.revision + REVISIONS_APART));
     let found = open(config)?;
     let mut writer = found.writer;
@@ -326,10 +329,11 @@ mod tests {
         let keys = dir.path().join("keys");
         let config = StoreConfig::single(dir.path().join("again"), &keys);
         let servers = KeyRange::prefix("/registry/caravel/servers/");
-        restore(&config, read(&bytes[..], &keys).unwrap(), &servers).unwrap();
+        let left_out = [servers.clone()];
+        restore(&config, read(&bytes[..], &keys).unwrap(), &left_out).unwrap();
         let again = read(&bytes[..], &keys).unwrap();
         assert!(matches!(
-            restore(&config, again, &servers),
+            restore(&config, again, &left_out),
             Err(BackupError::Begun(_))
         ));
         let restored = Store::open(config).await.unwrap();

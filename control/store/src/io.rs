@@ -12,24 +12,28 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use caravel_api::Key;
 use openraft::storage::IOFlushed;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::backend::{Backend, StateOp};
 use crate::entry::Entry;
 use crate::guard::Guard;
+use crate::keys::KeyError;
 use crate::latency::Durations;
 use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
 use crate::record::{self, Applied, names};
 use crate::room::{Alarm, Room};
 use crate::seal::Sealer;
 use crate::state::State;
+
+mod handle;
+pub(crate) mod reseal;
+
+pub(crate) use handle::{IoHandle, Job, Reply, run};
+use reseal::OldSeals;
 
 /// How long an object may wait to be written behind.
 const LAZY_AFTER: Duration = Duration::from_millis(100);
@@ -42,113 +46,6 @@ const STEP: usize = 512;
 const STEP_BYTES: usize = 1 << 20;
 /// How often a full disk is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Jobs taken in one turn.
-const TURN: usize = 4096;
-
-pub(crate) type Reply<T> = oneshot::Sender<io::Result<T>>;
-
-pub(crate) enum Job {
-    /// Log entries that continue the log; the callback is for when they are flushed.
-    Append(Vec<LogEntry>, IOFlushed<TypeConfig>),
-    Vote(Vote, Reply<()>),
-    /// Written with the next flush; asks for none.
-    Committed(LogId),
-    Truncate {
-        from: u64,
-        reply: Reply<()>,
-    },
-    Purge {
-        up_to: LogId,
-        reply: Reply<()>,
-    },
-    /// What an applied entry changed; written behind.
-    State {
-        changed: Vec<(Key, Option<Arc<Entry>>)>,
-        applied: Applied,
-    },
-    /// Replace the whole state.
-    Install {
-        state: Arc<State>,
-        applied: Applied,
-        reply: Reply<()>,
-    },
-    ReadLog {
-        range: Range<u64>,
-        reply: Reply<Vec<LogEntry>>,
-    },
-    Shutdown {
-        reply: Reply<()>,
-    },
-}
-
-/// Where jobs are sent. In tests without a disk they are done at once, by the sender.
-#[derive(Clone)]
-pub(crate) enum IoHandle {
-    /// Unbounded, because a sender may not block an async worker; what may wait here is bounded by the proposals in
-    /// flight and by openraft's own channels.
-    Thread(mpsc::Sender<Job>),
-    Inline(Arc<Mutex<Writer>>),
-    /// A task instead of a thread, for simulations.
-    Task(tokio::sync::mpsc::UnboundedSender<Job>),
-}
-
-impl IoHandle {
-    pub fn send(&self, job: Job) -> io::Result<()> {
-        match self {
-            IoHandle::Thread(jobs) => jobs.send(job).map_err(|_| stopped()),
-            IoHandle::Task(jobs) => jobs.send(job).map_err(|_| stopped()),
-            IoHandle::Inline(writer) => {
-                let mut writer = writer.lock();
-                writer.turn(vec![job]);
-                while writer.step() {}
-                Ok(())
-            }
-        }
-    }
-
-    /// Sends a job and waits for its answer.
-    pub async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> io::Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.send(job(reply))?;
-        answer.await.map_err(|_| stopped())?
-    }
-}
-
-fn stopped() -> io::Error {
-    io::Error::other("the store's disk thread has stopped")
-}
-
-/// The body of the `raft-io` thread.
-pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
-    let mut waiting = Vec::new();
-    loop {
-        let first = match writer.wait() {
-            Wait::ForJob => jobs
-                .recv()
-                .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-            Wait::AtMost(time) => jobs.recv_timeout(time),
-        };
-        match first {
-            Ok(job) => waiting.push(job),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-        }
-        while waiting.len() < TURN
-            && let Ok(job) = jobs.try_recv()
-        {
-            waiting.push(job);
-        }
-        if !writer.has_room(&waiting) {
-            continue;
-        }
-        writer.turn(std::mem::take(&mut waiting));
-        if writer.stopping {
-            break;
-        }
-        writer.step();
-    }
-    writer.finish();
-}
 
 pub(crate) enum Wait {
     ForJob,
@@ -159,6 +56,7 @@ pub(crate) enum Wait {
 enum Done {
     Append(IOFlushed<TypeConfig>),
     Reply(Reply<()>),
+    Chosen(Result<(), KeyError>, Reply<Result<(), KeyError>>),
 }
 
 impl Done {
@@ -167,6 +65,7 @@ impl Done {
             Done::Append(callback) => callback.io_completed(result),
             // Whoever asked may have stopped waiting.
             Done::Reply(reply) => drop(reply.send(result)),
+            Done::Chosen(chosen, reply) => drop(reply.send(result.map(|()| chosen))),
         }
     }
 }
@@ -190,6 +89,8 @@ pub(crate) struct Resume {
     pub vote: Option<Vote>,
     /// Generations left by an interrupted installation.
     pub stale: Vec<u64>,
+    /// Records of a key that was replaced.
+    pub old: OldSeals,
 }
 
 pub(crate) struct Writer {
@@ -206,11 +107,15 @@ pub(crate) struct Writer {
     pending_since: Option<Instant>,
     applied: Option<Applied>,
     purge_below: Option<u64>,
+    /// One past the last index that was purged, or is being purged.
+    purged_below: u64,
+    old: OldSeals,
     install: Option<Install>,
     stale: Vec<u64>,
     failed: Option<String>,
     stopping: bool,
     flushes: Arc<Durations>,
+    appends: Arc<Durations>,
     alarm: Option<Alarm>,
 }
 
@@ -221,7 +126,7 @@ impl Writer {
         guard: Option<Guard>,
         resume: Resume,
     ) -> Self {
-        Writer {
+        let writer = Writer {
             backend,
             sealer,
             guard,
@@ -235,13 +140,28 @@ impl Writer {
             pending_since: None,
             applied: None,
             purge_below: (resume.purged_below > 0).then_some(resume.purged_below),
+            purged_below: resume.purged_below,
+            old: resume.old,
             install: None,
             stale: resume.stale,
             failed: None,
             stopping: false,
             flushes: Arc::default(),
+            appends: Arc::default(),
             alarm: None,
-        }
+        };
+        writer.tell_old();
+        writer
+    }
+
+    /// What records are sealed with.
+    pub fn sealer(&self) -> Arc<Sealer> {
+        self.sealer.clone()
+    }
+
+    /// How long turns with new entries took, until those were on the disk.
+    pub fn appends(&self) -> Arc<Durations> {
+        self.appends.clone()
     }
 
     /// How long flushes took.
@@ -281,7 +201,11 @@ impl Writer {
         {
             return Wait::AtMost(LOOK_AGAIN);
         }
-        if self.purge_below.is_some() || self.install.is_some() || !self.stale.is_empty() {
+        if self.purge_below.is_some()
+            || self.install.is_some()
+            || self.old.state.is_some()
+            || !self.stale.is_empty()
+        {
             return Wait::AtMost(Duration::ZERO);
         }
         match self.pending_since {
@@ -293,6 +217,7 @@ impl Writer {
 
     /// Does `jobs`, flushes once if any of them asked for it, and tells whom it concerns.
     pub fn turn(&mut self, jobs: Vec<Job>) {
+        let begun = Instant::now();
         let mut done = Vec::new();
         let result = match &self.failed {
             Some(why) => {
@@ -308,6 +233,9 @@ impl Writer {
         {
             tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");
             self.failed = Some(format!("the store's disk failed: {error}"));
+        }
+        if result.is_ok() && done.iter().any(|done| matches!(done, Done::Append(_))) {
+            self.appends.add(begun.elapsed());
         }
         for done in done {
             done.tell(match &result {
@@ -370,6 +298,8 @@ impl Writer {
                 }
                 self.backend.truncate(from)?;
                 self.log_end = self.log_end.min(from);
+                self.old.log_below = self.old.log_below.min(from);
+                self.tell_old();
             }
             Job::Purge { up_to, reply } => {
                 done.push(Done::Reply(reply));
@@ -379,6 +309,7 @@ impl Writer {
                 self.write_state()?;
                 self.put_meta(names::PURGED, &record::log_id(&up_to))?;
                 self.purge_below = self.purge_below.max(Some(up_to.index + 1));
+                self.purged_below = self.purged_below.max(up_to.index + 1);
                 self.log_end = self.log_end.max(up_to.index + 1);
             }
             Job::State { changed, applied } => {
@@ -423,6 +354,10 @@ impl Writer {
                 self.write_log()?;
                 let entries = self.read_log(range);
                 drop(reply.send(entries));
+            }
+            Job::ChooseKey { id, reply } => {
+                *flush = true;
+                self.choose_key(id, reply, done)?;
             }
             Job::Shutdown { reply } => {
                 done.push(Done::Reply(reply));
@@ -475,6 +410,7 @@ impl Writer {
         if self.install.is_some() {
             self.step_install()?;
         }
+        self.step_reseal()?;
         if let Some(generation) = self.stale.last().copied()
             && self.backend.drop_state(generation, STEP)?
         {
@@ -487,7 +423,10 @@ impl Writer {
         {
             guard.sync()?;
         }
-        Ok(self.purge_below.is_some() || self.install.is_some() || !self.stale.is_empty())
+        Ok(self.purge_below.is_some()
+            || self.install.is_some()
+            || self.old.state.is_some()
+            || !self.stale.is_empty())
     }
 
     fn step_install(&mut self) -> io::Result<()> {
@@ -526,6 +465,7 @@ impl Writer {
         self.flush()?;
         self.stale
             .push(std::mem::replace(&mut self.generation, install.generation));
+        self.reseal_from_start();
         Done::Reply(install.reply).tell(Ok(()));
         Ok(())
     }
@@ -617,6 +557,6 @@ fn refuse(job: Job, done: &mut Vec<Done>) {
         | Job::Install { reply, .. }
         | Job::Shutdown { reply } => done.push(Done::Reply(reply)),
         // The receiver sees the dropped reply.
-        Job::ReadLog { .. } | Job::Committed(_) | Job::State { .. } => {}
+        Job::ReadLog { .. } | Job::ChooseKey { .. } | Job::Committed(_) | Job::State { .. } => {}
     }
 }

@@ -52,6 +52,23 @@ impl Durations {
     }
 }
 
+impl Counted {
+    /// The bound in seconds within which `share` (0 to 1) of everything was done: that of a bucket; 0 when there was
+    /// nothing, and infinite beyond the last bound.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> f64 {
+        if self.count == 0 {
+            return 0.0;
+        }
+        let wanted = share * self.count as f64;
+        let found = self
+            .cumulative
+            .iter()
+            .position(|count| *count as f64 >= wanted);
+        found.map_or(f64::INFINITY, |at| BOUNDS[at])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +86,11 @@ mod tests {
             (counted.count, counted.sum),
             (4, Duration::from_millis(20_007))
         );
+        assert_eq!(
+            (counted.quantile(0.5), counted.quantile(0.75)),
+            (0.004, 0.004)
+        );
+        assert!(counted.quantile(0.99).is_infinite());
+        assert_eq!(Counted::default().quantile(0.5).to_bits(), 0);
     }
 }

@@ -35,6 +35,21 @@ pub struct Replica {
     pub silent: Option<Duration>,
 }
 
+impl Replica {
+    /// Entries that it lacks of a log whose last one is `end`.
+    #[must_use]
+    pub fn lag(&self, end: u64) -> Option<u64> {
+        self.matched.map(|matched| end.saturating_sub(matched))
+    }
+
+    /// Milliseconds since it last answered.
+    #[must_use]
+    pub fn silent_ms(&self) -> Option<u64> {
+        let silent = self.silent?;
+        Some(u64::try_from(silent.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Why the membership was not changed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MemberError {

@@ -18,11 +18,13 @@ use crate::backend::memory::MemoryDisk;
 use crate::backend::sled::SledBackend;
 use crate::config::{BackendKind, StoreConfig};
 use crate::guard::Guard;
+use crate::io::reseal::OldSeals;
 use crate::io::{Resume, Writer, open_log_entry};
+use crate::keys::KeyRing;
 use crate::raft::log::Tail;
 use crate::raft::{LogId, Membership, Vote};
 use crate::record::{self, Identity, MetaRecords, RecordError, names};
-use crate::seal::{KeyRing, SealError, Sealer};
+use crate::seal::{SealError, Sealer};
 use crate::state::State;
 
 /// The database, inside the data directory.
@@ -46,7 +48,7 @@ pub enum OpenError {
     #[error("opening {file}: {cause}", file = file.display())]
     Io { file: PathBuf, cause: io::Error },
     #[error(transparent)]
-    Keys(#[from] crate::seal::KeyError),
+    Keys(#[from] crate::keys::KeyError),
     #[error("{0}")]
     Config(String),
     #[error("starting consensus: {0}")]
@@ -185,7 +187,9 @@ fn open_backend(
     let wrong = |what: String| damaged(&file, what);
     let sealer = Arc::new(Sealer::new(keys));
     let mut meta = MetaRecords::new();
+    let mut old = OldSeals::default();
     for (name, sealed) in backend.meta().map_err(|cause| from_disk(&file, cause))? {
+        old.see(sealer.is_old(&sealed));
         let record = sealer
             .open("meta", name.as_bytes(), sealed)
             .map_err(|error| unsealed(&file, config, &name, error))?;
@@ -219,8 +223,16 @@ fn open_backend(
         .transpose()
         .map_err(read)?;
 
-    let tail = load_log(&mut *backend, &sealer, config, purged, vote, committed)
-        .map_err(|cause| from_disk(&file, cause))?;
+    let tail = load_log(
+        &mut *backend,
+        &sealer,
+        config,
+        purged,
+        vote,
+        committed,
+        &mut old,
+    )
+    .map_err(|cause| from_disk(&file, cause))?;
     let log_end = tail.last.map_or(0, |last| last.index + 1);
     let identity = match identity {
         Some(identity) => identity,
@@ -284,8 +296,8 @@ fn open_backend(
         }
     };
 
-    let (state, applied) =
-        load_state(&mut *backend, &sealer, generation).map_err(|cause| from_disk(&file, cause))?;
+    let (state, applied) = load_state(&mut *backend, &sealer, generation, &mut old)
+        .map_err(|cause| from_disk(&file, cause))?;
     if applied.log_id < purged {
         return Err(wrong(
             "its objects are older than its log reaches back".into(),
@@ -303,6 +315,7 @@ fn open_backend(
         purged_below: purged.map_or(0, |purged| purged.index + 1),
         vote,
         stale,
+        old,
     };
     let writer = Writer::new(backend, sealer, guard, resume);
     Ok(Found {
@@ -354,6 +367,7 @@ fn load_log(
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
+    old: &mut OldSeals,
 ) -> io::Result<Tail> {
     let mut tail = Tail {
         vote,
@@ -375,6 +389,9 @@ fn load_log(
         if index != expected {
             return Err(invalid(format!("its log lacks entry {expected}")));
         }
+        if sealer.is_old(&sealed) {
+            old.log_below = index + 1;
+        }
         tail.push(open_log_entry(sealer, index, sealed)?);
         Ok(())
     })?;
@@ -385,11 +402,13 @@ fn load_state(
     backend: &mut dyn Backend,
     sealer: &Sealer,
     generation: u64,
+    old: &mut OldSeals,
 ) -> io::Result<(State, record::Applied)> {
     let mut state = State::default();
     let Some(sealed) = backend.applied(generation)? else {
         return Ok((state, record::Applied::default()));
     };
+    old.see(sealer.is_old(&sealed));
     let opened = sealer
         .open("applied", b"", sealed)
         .map_err(|error| invalid(error.to_string()))?;
@@ -397,6 +416,7 @@ fn load_state(
     backend.scan_state(generation, &mut |key, sealed| {
         let name = key.clone();
         let bad = |error: &dyn std::fmt::Display| invalid(format!("its object {name}: {error}"));
+        old.see(sealer.is_old(&sealed));
         let opened = sealer
             .open("state", key.as_bytes(), sealed)
             .map_err(|error| bad(&error))?;

@@ -1,26 +1,25 @@
-//! Everything durable is sealed: the key ring, and the envelope around every record.
+//! Everything durable is sealed: the envelope around every record.
 //!
-//! The ring lies in a directory of its own, never in the data directory or a backup, one file per key, readable by
-//! the owner only. A record names the key it was sealed with; where it is kept is authenticated with it, so that no
-//! record can be put in another's place. XChaCha20-Poly1305, whose nonces may be made without coordination.
+//! A record names the key it was sealed with; where it is kept is authenticated with it, so that no record can be put
+//! in another's place. XChaCha20-Poly1305, whose nonces may be made without coordination. Which key seals new records
+//! may change at any time (`reseal`); any key of the ring opens.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chacha20poly1305::aead::{AeadInPlace, KeyInit};
-use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::aead::AeadInPlace;
+use chacha20poly1305::{Tag, XNonce};
+use parking_lot::RwLock;
 use rand::RngCore;
+
+pub(crate) use crate::keys::KeyRing;
+use crate::keys::{KEY, KeyError};
 
 /// Layout of the envelope: version, key id, nonce, ciphertext, tag.
 const VERSION: u8 = 1;
 const NONCE: usize = 24;
 const TAG: usize = 16;
 const HEADER: usize = 1 + 4 + NONCE;
-const KEY: usize = 32;
 
 /// Why a sealed record cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,177 +32,35 @@ pub enum SealError {
     Broken,
 }
 
-/// Why the key ring cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    #[error("{path}: {cause}", path = .0.display(), cause = .1)]
-    Io(PathBuf, io::Error),
-    #[error("{path}: there is no key here, but the data directory is sealed with one. Restore the keys that belong to it", path = .0.display())]
-    Missing(PathBuf),
-    #[error("{path}: {1}", path = .0.display())]
-    Bad(PathBuf, &'static str),
+/// How a replica seals.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sealing {
+    /// What new records are sealed with.
+    pub key: u32,
+    pub holds: Vec<u32>,
+    /// Log records below this index may be sealed with an older key; 0: none.
+    pub old_log_below: u64,
+    /// Other records may be.
+    pub old_state: bool,
 }
 
-/// The keys records are sealed with; new ones with the newest key.
-pub struct KeyRing {
-    keys: BTreeMap<u32, XChaCha20Poly1305>,
-    current: u32,
-}
-
-impl KeyRing {
-    /// A ring that is never written down, for state that is not either.
-    pub fn ephemeral() -> Self {
-        let mut key = [0; KEY];
-        rand::rng().fill_bytes(&mut key);
-        KeyRing {
-            keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&key.into()))]),
-            current: 1,
-        }
+impl Sealing {
+    /// Whether records are left that an older key seals.
+    #[must_use]
+    pub fn is_resealing(&self) -> bool {
+        self.old_state || self.old_log_below > 0
     }
-
-    /// A ring of one known key, for tests and simulations.
-    pub fn fixed() -> Self {
-        KeyRing {
-            keys: BTreeMap::from([(1, XChaCha20Poly1305::new(&[9; KEY].into()))]),
-            current: 1,
-        }
-    }
-
-    /// The keys in `dir`. Where there is none, the first one is made if `create`.
-    pub fn open(dir: &Path, create: bool) -> Result<Self, KeyError> {
-        let fail = |cause| KeyError::Io(dir.to_owned(), cause);
-        let mut keys = BTreeMap::new();
-        match fs::read_dir(dir) {
-            Ok(files) => {
-                for file in files {
-                    let path = file.map_err(fail)?.path();
-                    if let Some(id) = key_id(&path) {
-                        keys.insert(id, read_key(&path)?);
-                    }
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(fail(error)),
-        }
-        if keys.is_empty() {
-            if !create {
-                return Err(KeyError::Missing(dir.to_owned()));
-            }
-            keys.insert(1, create_key(dir, 1)?);
-        }
-        let current = keys.keys().copied().max().unwrap_or(1);
-        Ok(KeyRing { keys, current })
-    }
-}
-
-/// The keys in `dir` as they are, to be handed to a server that joins.
-///
-/// # Errors
-/// A key that cannot be read, or that others may read too.
-pub fn hand_over(dir: &Path) -> Result<BTreeMap<u32, [u8; KEY]>, KeyError> {
-    let fail = |cause| KeyError::Io(dir.to_owned(), cause);
-    let mut keys = BTreeMap::new();
-    for file in fs::read_dir(dir).map_err(fail)? {
-        let path = file.map_err(fail)?.path();
-        if let Some(id) = key_id(&path) {
-            keys.insert(id, key_bytes(&path)?);
-        }
-    }
-    if keys.is_empty() {
-        return Err(KeyError::Missing(dir.to_owned()));
-    }
-    Ok(keys)
-}
-
-/// Keeps keys that were handed over. A key that is there already stays, and must be the same.
-///
-/// # Errors
-/// A directory that cannot be written, or a different key of the same number.
-pub fn take_over(dir: &Path, keys: &BTreeMap<u32, [u8; KEY]>) -> Result<(), KeyError> {
-    for (id, key) in keys {
-        let path = key_path(dir, *id);
-        if !path.exists() {
-            write_key(dir, *id, key)?;
-        } else if key_bytes(&path)? != *key {
-            return Err(KeyError::Bad(
-                path,
-                "this is another cluster's key. Move it away before joining",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn key_path(dir: &Path, id: u32) -> PathBuf {
-    dir.join(format!("store-{id}.key"))
-}
-
-fn key_id(path: &Path) -> Option<u32> {
-    path.file_name()?
-        .to_str()?
-        .strip_prefix("store-")?
-        .strip_suffix(".key")?
-        .parse()
-        .ok()
-}
-
-fn read_key(path: &Path) -> Result<XChaCha20Poly1305, KeyError> {
-    Ok(XChaCha20Poly1305::new(&key_bytes(path)?.into()))
-}
-
-fn key_bytes(path: &Path) -> Result<[u8; KEY], KeyError> {
-    let fail = |cause| KeyError::Io(path.to_owned(), cause);
-    if fs::metadata(path).map_err(fail)?.permissions().mode() & 0o077 != 0 {
-        return Err(KeyError::Bad(
-            path.to_owned(),
-            "others may read this key. Make it readable by its owner only (chmod 600)",
-        ));
-    }
-    fs::read(path)
-        .map_err(fail)?
-        .try_into()
-        .map_err(|_| KeyError::Bad(path.to_owned(), "a key has 32 bytes. Restore this file"))
-}
-
-fn create_key(dir: &Path, id: u32) -> Result<XChaCha20Poly1305, KeyError> {
-    let mut key = [0; KEY];
-    rand::rng().fill_bytes(&mut key);
-    write_key(dir, id, &key)?;
-    Ok(XChaCha20Poly1305::new(&key.into()))
-}
-
-fn write_key(dir: &Path, id: u32, key: &[u8; KEY]) -> Result<(), KeyError> {
-    let path = key_path(dir, id);
-    let fail = |cause| KeyError::Io(path.clone(), cause);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(fail)?;
-    // Written beside and renamed, so that a crash leaves no half of a key.
-    let beside = dir.join(format!("store-{id}.key.new"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .map_err(fail)?;
-    file.write_all(key)
-        .and_then(|()| file.sync_all())
-        .map_err(fail)?;
-    fs::rename(&beside, &path).map_err(fail)?;
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(fail)
 }
 
 /// Seals and opens records.
 pub(crate) struct Sealer {
-    ring: KeyRing,
+    ring: RwLock<KeyRing>,
     /// Nonces are this and a counter: unique without asking for randomness each time.
     prefix: [u8; 16],
     counter: AtomicU64,
+    /// As in [`Sealing`], told by the owner of the disk.
+    pub old_log_below: AtomicU64,
+    pub old_state: std::sync::atomic::AtomicBool,
 }
 
 impl Sealer {
@@ -211,23 +68,66 @@ impl Sealer {
         let mut prefix = [0; 16];
         rand::rng().fill_bytes(&mut prefix);
         Sealer {
-            ring,
+            ring: RwLock::new(ring),
             prefix,
             counter: AtomicU64::new(0),
+            old_log_below: AtomicU64::new(0),
+            old_state: false.into(),
         }
+    }
+
+    pub fn status(&self) -> Sealing {
+        let ring = self.ring.read();
+        Sealing {
+            key: ring.current(),
+            holds: ring.bytes().into_keys().collect(),
+            old_log_below: self.old_log_below.load(Ordering::Relaxed),
+            old_state: self.old_state.load(Ordering::Relaxed),
+        }
+    }
+
+    /// All keys, and the one in use.
+    pub fn keys(&self) -> (BTreeMap<u32, [u8; KEY]>, u32) {
+        let ring = self.ring.read();
+        (ring.bytes(), ring.current())
+    }
+
+    pub fn hold(&self, id: u32, key: [u8; KEY]) -> Result<(), KeyError> {
+        self.ring.write().hold(id, key)
+    }
+
+    /// From now on records are sealed with key `id`. Only the owner of the disk says so.
+    pub fn choose(&self, id: u32) -> Result<(), KeyError> {
+        self.ring.write().choose(id)
+    }
+
+    pub fn retire(&self, id: u32) -> Result<(), KeyError> {
+        self.ring.write().retire(id)
+    }
+
+    pub fn unused(&self) -> Result<u32, KeyError> {
+        self.ring.read().unused()
+    }
+
+    /// Is a sealed record one that another key than the current one sealed?
+    pub fn is_old(&self, sealed: &[u8]) -> bool {
+        key_of(sealed).is_some_and(|id| id != self.ring.read().current())
     }
 
     /// `plain` sealed for the place named by `tree` and `key`.
     pub fn seal(&self, tree: &str, key: &[u8], plain: &[u8]) -> Vec<u8> {
+        let ring = self.ring.read();
         let mut nonce = [0; NONCE];
         nonce[..16].copy_from_slice(&self.prefix);
         nonce[16..].copy_from_slice(&self.counter.fetch_add(1, Ordering::Relaxed).to_be_bytes());
         let mut sealed = Vec::with_capacity(HEADER + plain.len() + TAG);
         sealed.push(VERSION);
-        sealed.extend_from_slice(&self.ring.current.to_be_bytes());
+        sealed.extend_from_slice(&ring.current().to_be_bytes());
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(plain);
-        let cipher = &self.ring.keys[&self.ring.current];
+        let cipher = ring
+            .cipher(ring.current())
+            .expect("a ring always holds its current key");
         let tag = cipher
             .encrypt_in_place_detached(
                 XNonce::from_slice(&nonce),
@@ -245,17 +145,24 @@ impl Sealer {
             Some(&VERSION) | None => return Err(SealError::Broken),
             Some(&other) => return Err(SealError::Version(other)),
         }
-        let id = u32::from_be_bytes([sealed[1], sealed[2], sealed[3], sealed[4]]);
-        let cipher = self.ring.keys.get(&id).ok_or(SealError::NoKey(id))?;
+        let id = key_of(&sealed).ok_or(SealError::Broken)?;
         let nonce = *XNonce::from_slice(&sealed[5..HEADER]);
         let tag = *Tag::from_slice(&sealed[sealed.len() - TAG..]);
         sealed.truncate(sealed.len() - TAG);
-        cipher
+        self.ring
+            .read()
+            .cipher(id)
+            .ok_or(SealError::NoKey(id))?
             .decrypt_in_place_detached(&nonce, &place(tree, key), &mut sealed[HEADER..], &tag)
             .map_err(|_| SealError::Broken)?;
         sealed.drain(..HEADER);
         Ok(sealed)
     }
+}
+
+/// The number of the key that a record is sealed with.
+fn key_of(sealed: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*sealed.get(1..)?.first_chunk()?))
 }
 
 fn place(tree: &str, key: &[u8]) -> Vec<u8> {
@@ -302,25 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_made_once_for_its_owner_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = dir.path().join("keys");
-        assert!(matches!(
-            KeyRing::open(&keys, false),
-            Err(KeyError::Missing(_))
-        ));
-        let first = Sealer::new(KeyRing::open(&keys, true).unwrap());
-        let second = Sealer::new(KeyRing::open(&keys, false).unwrap());
-        assert_eq!(
-            second.open("t", b"k", first.seal("t", b"k", b"x")).unwrap(),
-            b"x"
-        );
-        let file = keys.join("store-1.key");
-        assert_eq!(
-            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(KeyRing::open(&keys, true), Err(KeyError::Bad(..))));
+    fn what_an_old_key_sealed_opens_until_that_is_put_aside() {
+        let sealer = Sealer::new(KeyRing::ephemeral());
+        let old = sealer.seal("t", b"k", b"x");
+        sealer.hold(2, [7; KEY]).unwrap();
+        assert!(!sealer.is_old(&old));
+        sealer.choose(2).unwrap();
+        assert!(sealer.is_old(&old));
+        assert_eq!(sealer.open("t", b"k", old.clone()).unwrap(), b"x");
+        let new = sealer.seal("t", b"k", b"x");
+        assert!(!sealer.is_old(&new));
+        sealer.retire(1).unwrap();
+        assert_eq!(sealer.open("t", b"k", old), Err(SealError::NoKey(1)));
+        assert_eq!(sealer.open("t", b"k", new).unwrap(), b"x");
     }
 }

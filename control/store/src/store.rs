@@ -30,6 +30,7 @@ use crate::raft::transport::{Alone, Factory, Transport};
 use crate::raft::{Proposal, Raft};
 use crate::record::Identity;
 use crate::room::Alarm;
+use crate::seal::Sealer;
 use crate::simulation::Latency;
 use crate::snapshot::Snapshot;
 use crate::tasks::{self, Owned};
@@ -51,7 +52,7 @@ pub enum BackupRefused {
     #[error(transparent)]
     NoQuorum(#[from] NoQuorum),
     #[error(transparent)]
-    Keys(#[from] crate::seal::KeyError),
+    Keys(#[from] crate::keys::KeyError),
 }
 
 /// What a person or a metric wants to know of a replica.
@@ -74,6 +75,14 @@ pub struct Status {
     pub leader_changes: u64,
     pub flushes: Counted,
     pub commits: Counted,
+    /// How long entries took to be on this replica's disk.
+    pub appends: Counted,
+    /// Watches that are open, and how long changes waited for theirs.
+    pub watchers: u64,
+    pub watch_delays: Counted,
+    /// The last entries that a snapshot covers and that were purged from the log.
+    pub snapshot: u64,
+    pub purged: u64,
     /// False once a disk error has stopped this replica.
     pub healthy: bool,
     /// Why writes are refused here while this replica leads: its disk is full.
@@ -93,6 +102,7 @@ struct Inner {
     raft: Raft,
     log: LogStore,
     io: IoHandle,
+    sealer: Arc<Sealer>,
     transport: Arc<dyn Transport>,
     rounds: read::Rounds,
     leadership: watch::Sender<Option<Epoch>>,
@@ -100,6 +110,7 @@ struct Inner {
     contact: watch::Sender<bool>,
     leaders: Arc<AtomicU64>,
     flushes: Arc<Durations>,
+    appends: Arc<Durations>,
     commits: Durations,
     proposer: mpsc::Sender<Waiting>,
     /// Transactions and bytes that may still be under way.
@@ -161,7 +172,8 @@ impl Store {
             membership,
             identity,
         } = found;
-        let flushes = writer.flushes();
+        let (flushes, appends) = (writer.flushes(), writer.appends());
+        let sealer = writer.sealer();
         let alarm =
             (config.backend == BackendKind::Sled).then(|| writer.watch_room(config.dir.clone()));
         let hub = Hub::new(config.rings, state.revision());
@@ -204,7 +216,13 @@ impl Store {
         };
         tasks::start_contact(&tasks, raft.clone(), seen, config.timing.contact);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
-        tasks::start_housekeeping(&tasks, raft.clone(), &served, &log.tail, &config.limits);
+        tasks::start_housekeeping(
+            &tasks,
+            raft.clone(),
+            &served,
+            (&log.tail, &sealer),
+            &config.limits,
+        );
         if let Some(alarm) = &alarm {
             tasks::start_hand_over(&tasks, raft.clone(), alarm.clone());
         }
@@ -219,6 +237,7 @@ impl Store {
             raft,
             log,
             io,
+            sealer,
             transport,
             rounds: read::Rounds::default(),
             leadership,
@@ -226,6 +245,7 @@ impl Store {
             contact,
             leaders,
             flushes,
+            appends,
             commits: Durations::default(),
             proposer,
             count,
@@ -421,6 +441,11 @@ impl Store {
             leader_changes: self.inner.leaders.load(Ordering::Relaxed),
             flushes: self.inner.flushes.read(),
             commits: self.inner.commits.read(),
+            appends: self.inner.appends.read(),
+            watchers: self.inner.served.hub.watchers(),
+            watch_delays: self.inner.served.hub.delays(),
+            snapshot: metrics.snapshot.map_or(0, |snapshot| snapshot.index),
+            purged: metrics.purged.map_or(0, |purged| purged.index),
             healthy: metrics.running_state.is_ok(),
             full: self.inner.alarm.as_ref().and_then(Alarm::text),
         }
@@ -533,3 +558,4 @@ fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
 
 #[cfg(test)]
 mod fault_tests;
+mod sealing;

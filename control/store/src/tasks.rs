@@ -25,6 +25,7 @@ use crate::raft::log::Tail;
 use crate::raft::machine::Served;
 use crate::raft::transport::Transport;
 use crate::room::Alarm;
+use crate::seal::Sealer;
 use crate::simulation::{self, Latency};
 use crate::txn::Epoch;
 
@@ -193,10 +194,11 @@ pub(crate) fn start_housekeeping(
     owned: &Owned,
     raft: Raft,
     served: &Arc<Served>,
-    tail: &Arc<Mutex<Tail>>,
+    (tail, sealer): (&Arc<Mutex<Tail>>, &Arc<Sealer>),
     limits: &Limits,
 ) {
     let (hub, tail, log_bytes) = (served.hub.clone(), tail.clone(), limits.log_bytes);
+    let sealer = sealer.clone();
     owned.spawn(async move {
         let mut tick = interval(HOUSEKEEPING);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -208,7 +210,9 @@ pub(crate) fn start_housekeeping(
                 hub.expire(Instant::now());
             }
             let over = tail.lock().purge_point(log_bytes);
-            if let Some(index) = over {
+            // Entries that a replaced key sealed go, however small the log is.
+            let old = sealer.old_log_below.load(Ordering::Relaxed).checked_sub(1);
+            if let Some(index) = over.max(old) {
                 // A snapshot is free; the purge needs one that covers it.
                 let purged = match raft.trigger().snapshot().await {
                     Ok(_) => raft.trigger().purge_log(index).await,

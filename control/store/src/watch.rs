@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caravel_api::{KeyRange, Revision};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::event::Event;
+use crate::latency::{Counted, Durations};
 use crate::state::single_kind;
 
 /// The changes after the given revision are no longer kept: list again.
@@ -65,6 +67,9 @@ pub(crate) struct Hub {
     /// The newest revision that readers may see.
     published: watch::Sender<Revision>,
     rings: RwLock<Rings>,
+    watchers: AtomicU64,
+    /// From a change's being seen here until a watcher took it.
+    delays: Durations,
 }
 
 struct Rings {
@@ -94,7 +99,19 @@ impl Hub {
                 by_kind: BTreeMap::new(),
                 floor,
             }),
+            watchers: AtomicU64::new(0),
+            delays: Durations::default(),
         }
+    }
+
+    /// How many watches are open.
+    pub fn watchers(&self) -> u64 {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
+    /// How long changes waited for their watchers.
+    pub fn delays(&self) -> Counted {
+        self.delays.read()
     }
 
     pub fn published(&self) -> watch::Receiver<Revision> {
@@ -203,6 +220,7 @@ impl Hub {
             None => Wake::Any(self.published()),
         };
         let next_progress = Instant::now() + self.limits.progress;
+        self.watchers.fetch_add(1, Ordering::Relaxed);
         let mut watch = Watch {
             hub: self.clone(),
             ring,
@@ -321,6 +339,12 @@ pub struct Watch {
     next_progress: Instant,
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.hub.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Watch {
     /// The next change, or how far nothing changed. Cancel-safe.
     pub async fn next(&mut self) -> Result<WatchItem, Gone> {
@@ -344,7 +368,11 @@ impl Watch {
         if self.queue.is_empty() {
             self.fill()?;
         }
-        Ok(self.queue.pop_front())
+        let next = self.queue.pop_front();
+        if let Some(event) = &next {
+            self.hub.delays.add(event.seen.elapsed());
+        }
+        Ok(next)
     }
 
     /// Every change of the range up to here has been returned by `next`.

@@ -2,7 +2,7 @@
 //! dashboards and alerts work: `apiserver_request_total`, `apiserver_request_duration_seconds`, ...
 
 use crate::{MetricsError, Registry};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 use std::time::Duration;
 
 /// Metrics of an API server. Cheap to clone.
@@ -12,6 +12,7 @@ pub struct RequestMetrics {
     duration: HistogramVec,
     inflight: IntGaugeVec,
     watching: IntGaugeVec,
+    watch_events: IntCounterVec,
 }
 
 /// What one finished request was.
@@ -80,7 +81,16 @@ impl RequestMetrics {
                 &["component", "group", "resource", "scope", "subresource", "verb", "version"],
             )
             .map_err(bad)?,
+            watch_events: IntCounterVec::new(
+                Opts::new(
+                    "apiserver_watch_events_total",
+                    "Number of events sent in watch clients",
+                ),
+                &["group", "kind", "version"],
+            )
+            .map_err(bad)?,
         };
+        registry.register(made.watch_events.clone())?;
         registry.register(made.total.clone())?;
         registry.register(made.duration.clone())?;
         registry.register(made.inflight.clone())?;
@@ -127,6 +137,12 @@ impl RequestMetrics {
         } else {
             "readOnly"
         }]))
+    }
+
+    /// Where the events of watches of one kind are counted.
+    #[must_use]
+    pub fn watch_events(&self, group: &str, version: &str, kind: &str) -> IntCounter {
+        self.watch_events.with_label_values(&[group, kind, version])
     }
 
     /// Counts a watch (or another long-running request) until the guard is dropped.

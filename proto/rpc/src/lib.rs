@@ -4,6 +4,9 @@ pub mod cluster {
     pub mod v1 {
         #![allow(clippy::all, clippy::pedantic)]
         tonic::include_proto!("caravel.cluster.v1");
+
+        /// What this package is, as a `FileDescriptorSet`.
+        pub const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cluster.bin"));
     }
 }
 

@@ -16,6 +16,7 @@ use crate::verbs::list;
 use crate::write::no_quorum;
 use bytes::{BufMut, Bytes, BytesMut};
 use caravel_api::{ApiError, FieldError, Path, Revision, Row};
+use caravel_exporter::prometheus::IntCounter;
 use caravel_exporter::{Guard, Observation};
 use caravel_store::{Event, EventKind, Snapshot, Watch, WatchError, WatchItem};
 use futures::FutureExt;
@@ -72,6 +73,7 @@ pub(crate) async fn watch(
         source: None,
         ending: api.ending.clone(),
         contact: api.store.contact(),
+        sent: api.metrics.watch_events(row.group, row.version, row.kind),
         _counted: counted(api, row, ask),
     };
     match api.store.watch(range.clone(), start.after).await {
@@ -310,6 +312,7 @@ struct Stream {
     source: Option<Watch>,
     ending: CancellationToken,
     contact: tokio::sync::watch::Receiver<bool>,
+    sent: IntCounter,
     _counted: Guard,
 }
 
@@ -357,6 +360,7 @@ impl Stream {
     /// Frames that are ready, joined; a single one is passed on without a copy.
     fn gathered(&mut self) -> Option<Bytes> {
         let first = self.ready.pop_front()?;
+        self.sent.inc();
         let fits = |next: &Bytes, size: usize| size + next.len() <= BATCH;
         if self
             .ready
@@ -372,6 +376,7 @@ impl Stream {
                 break;
             }
             if let Some(next) = self.ready.pop_front() {
+                self.sent.inc();
                 piece.put(next);
             }
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -278,6 +279,32 @@ fn each_log(
     joiner.end()
 }
 
+/// Objects in order, each with how many pieces it has, until `each` says that it has enough.
+fn each_object(
+    rows: sled::Iter,
+    each: &mut dyn FnMut(Key, Vec<u8>, u32) -> io::Result<bool>,
+) -> io::Result<()> {
+    let mut joiner = Joiner::new();
+    for row in rows {
+        let (row, value) = row.map_err(failed)?;
+        let separator = row.iter().position(|byte| *byte == SEPARATOR);
+        let whole = match separator {
+            Some(_) => joiner.further(&value)?,
+            None => {
+                let key = std::str::from_utf8(&row[1..])
+                    .map_err(|_| damaged("a key is not text".into()))?;
+                joiner.first(Key::from(key), &value)?
+            }
+        };
+        if let Some((key, record, pieces)) = whole
+            && !each(key, record, pieces)?
+        {
+            return Ok(());
+        }
+    }
+    joiner.end()
+}
+
 /// Removes up to `limit` keys that `rows` yields; true if that was all of them.
 fn remove_some(tree: &Tree, rows: sled::Iter, limit: usize) -> io::Result<bool> {
     let mut batch = Batch::default();
@@ -422,28 +449,44 @@ impl Backend for SledBackend {
         let Some(state) = self.states.get_mut(&generation) else {
             return Ok(());
         };
+        let State { tree, pieces } = state;
         caught(|| {
-            let mut joiner = Joiner::new();
-            for row in state.tree.range([OBJECT]..) {
-                let (row, value) = row.map_err(failed)?;
-                let separator = row.iter().position(|byte| *byte == SEPARATOR);
-                let whole = match separator {
-                    Some(_) => joiner.further(&value)?,
-                    None => {
-                        let key = std::str::from_utf8(&row[1..])
-                            .map_err(|_| damaged("a key is not text".into()))?;
-                        joiner.first(Key::from(key), &value)?
-                    }
-                };
-                if let Some((key, record, pieces)) = whole {
-                    if pieces > 1 {
-                        state.pieces.insert(key.clone(), pieces);
-                    }
-                    each(key, record)?;
+            each_object(tree.range([OBJECT]..), &mut |key, record, count| {
+                if count > 1 {
+                    pieces.insert(key.clone(), count);
                 }
-            }
-            joiner.end()
+                each(key, record)?;
+                Ok(true)
+            })
         })
+    }
+
+    fn some_state(
+        &mut self,
+        generation: u64,
+        after: Option<&Key>,
+        bytes: usize,
+    ) -> io::Result<Vec<(Key, Vec<u8>)>> {
+        let Some(state) = self.states.get(&generation) else {
+            return Ok(Vec::new());
+        };
+        let rows = match after {
+            None => state.tree.range([OBJECT]..),
+            // Behind its last piece.
+            Some(key) => state.tree.range((
+                Bound::Excluded(object_piece(key, u32::MAX)),
+                Bound::Unbounded,
+            )),
+        };
+        let (mut some, mut size) = (Vec::new(), 0);
+        caught(|| {
+            each_object(rows, &mut |key, record, _| {
+                size += record.len();
+                some.push((key, record));
+                Ok(size < bytes)
+            })
+        })?;
+        Ok(some)
     }
 
     fn drop_state(&mut self, generation: u64, limit: usize) -> io::Result<bool> {

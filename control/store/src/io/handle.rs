@@ -1,0 +1,131 @@
+//! How the owner of the disk is given its work: the jobs, the ways to send them, and the loop of its thread.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use caravel_api::Key;
+use openraft::storage::IOFlushed;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{Wait, Writer};
+use crate::entry::Entry;
+use crate::keys::KeyError;
+use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
+use crate::record::Applied;
+use crate::state::State;
+
+/// Jobs taken in one turn.
+const TURN: usize = 4096;
+
+pub(crate) type Reply<T> = oneshot::Sender<io::Result<T>>;
+
+pub(crate) enum Job {
+    /// Log entries that continue the log; the callback is for when they are flushed.
+    Append(Vec<LogEntry>, IOFlushed<TypeConfig>),
+    Vote(Vote, Reply<()>),
+    /// Written with the next flush; asks for none.
+    Committed(LogId),
+    Truncate {
+        from: u64,
+        reply: Reply<()>,
+    },
+    Purge {
+        up_to: LogId,
+        reply: Reply<()>,
+    },
+    /// What an applied entry changed; written behind.
+    State {
+        changed: Vec<(Key, Option<Arc<Entry>>)>,
+        applied: Applied,
+    },
+    /// Replace the whole state.
+    Install {
+        state: Arc<State>,
+        applied: Applied,
+        reply: Reply<()>,
+    },
+    ReadLog {
+        range: Range<u64>,
+        reply: Reply<Vec<LogEntry>>,
+    },
+    /// Seal with another key from now on.
+    ChooseKey {
+        id: u32,
+        reply: Reply<Result<(), KeyError>>,
+    },
+    Shutdown {
+        reply: Reply<()>,
+    },
+}
+
+/// Where jobs are sent. In tests without a disk they are done at once, by the sender.
+#[derive(Clone)]
+pub(crate) enum IoHandle {
+    /// Unbounded, because a sender may not block an async worker; what may wait here is bounded by the proposals in
+    /// flight and by openraft's own channels.
+    Thread(mpsc::Sender<Job>),
+    Inline(Arc<Mutex<Writer>>),
+    /// A task instead of a thread, for simulations.
+    Task(tokio::sync::mpsc::UnboundedSender<Job>),
+}
+
+impl IoHandle {
+    pub fn send(&self, job: Job) -> io::Result<()> {
+        match self {
+            IoHandle::Thread(jobs) => jobs.send(job).map_err(|_| stopped()),
+            IoHandle::Task(jobs) => jobs.send(job).map_err(|_| stopped()),
+            IoHandle::Inline(writer) => {
+                let mut writer = writer.lock();
+                writer.turn(vec![job]);
+                while writer.step() {}
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a job and waits for its answer.
+    pub async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(job(reply))?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the store's disk thread has stopped")
+}
+
+/// The body of the `raft-io` thread.
+pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
+    let mut waiting = Vec::new();
+    loop {
+        let first = match writer.wait() {
+            Wait::ForJob => jobs
+                .recv()
+                .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            Wait::AtMost(time) => jobs.recv_timeout(time),
+        };
+        match first {
+            Ok(job) => waiting.push(job),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+        while waiting.len() < TURN
+            && let Ok(job) = jobs.try_recv()
+        {
+            waiting.push(job);
+        }
+        if !writer.has_room(&waiting) {
+            continue;
+        }
+        writer.turn(std::mem::take(&mut waiting));
+        if writer.stopping {
+            break;
+        }
+        writer.step();
+    }
+    writer.finish();
+}
