@@ -51,6 +51,19 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// What this machine lacks to run pods, and what to do.
+pub fn lacking() -> Vec<(String, String)> {
+    let missing = all().into_iter().filter(|one| one.required && !one.ok);
+    missing
+        .map(|one| {
+            (
+                one.name.to_owned(),
+                one.remedy.unwrap_or_default().to_owned(),
+            )
+        })
+        .collect()
+}
+
 /// In the order in which a machine is set up.
 fn all() -> Vec<Finding> {
     let root = nix::unistd::geteuid().is_root();

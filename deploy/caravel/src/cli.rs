@@ -1,7 +1,11 @@
 //! Every command and flag. Help texts are documentation: they say units, defaults and what a flag is for.
 
+mod certificate;
+mod doctor;
 mod lab;
 
+pub use certificate::CertificateCommand;
+pub use doctor::DoctorArgs;
 pub use lab::{LabCommand, LabDir, LabImageCommand};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -63,6 +67,11 @@ pub enum Command {
     /// The servers that agree on the cluster's state.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// The cluster's certificates, and the keys that its data is sealed with.
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Look what is wrong with the cluster, and what to do about it. Fails when something is.
+    Doctor(DoctorArgs),
     /// Print the administrator's kubeconfig.
     Kubeconfig(KubeconfigArgs),
     /// Look whether this machine's kernel and programs have what Caravel needs.

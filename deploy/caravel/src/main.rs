@@ -4,9 +4,11 @@
 
 mod audit;
 mod balancer;
+mod certificate;
 mod check;
 mod cli;
 mod dns;
+mod doctor;
 mod file;
 mod image;
 mod joining;
@@ -87,6 +89,10 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         Command::Snapshot(command) => snapshot::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Token(command) => token::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Kubeconfig(args) => kubeconfig::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Certificate(command) => {
+            certificate::run(command).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Doctor(args) => Box::pin(doctor::run(args)).await,
         Command::Check(args) => check::run(&args),
         Command::Completion { shell } => {
             clap_complete::generate(

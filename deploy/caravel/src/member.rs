@@ -72,11 +72,20 @@ pub async fn run(command: MemberCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn connect(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, ClusterClient<Channel>)> {
+pub fn kubeconfig(admin: &AdminArgs) -> anyhow::Result<Kubeconfig> {
     let path = admin.kubeconfig.display();
     let text = std::fs::read_to_string(&admin.kubeconfig)
         .with_context(|| format!("read {path} (run this on a server, or give --kubeconfig)"))?;
-    let kubeconfig = Kubeconfig::parse(&text).with_context(|| format!("{path}"))?;
+    Kubeconfig::parse(&text).with_context(|| format!("{path}"))
+}
+
+/// Is it a server of the cluster now?
+pub fn is_there(member: &Member) -> bool {
+    matches!(member.role(), Role::Voter | Role::Learner)
+}
+
+pub async fn connect(admin: &AdminArgs) -> anyhow::Result<(Kubeconfig, ClusterClient<Channel>)> {
+    let kubeconfig = kubeconfig(admin)?;
     let channel = grpc::channel(&kubeconfig.config()).await?;
     Ok((kubeconfig, ClusterClient::new(channel)))
 }
