@@ -26,6 +26,7 @@ use crate::latency::Durations;
 use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
 use crate::record::{self, Applied, names};
 use crate::room::{Alarm, Room};
+use crate::sabotage::{self, Sabotage};
 use crate::seal::Sealer;
 use crate::state::State;
 
@@ -506,7 +507,9 @@ impl Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         let begun = Instant::now();
-        self.backend.flush()?;
+        if !sabotage::on(Sabotage::SkipFlush) {
+            self.backend.flush()?;
+        }
         self.flushes.add(begun.elapsed());
         match &mut self.guard {
             Some(guard) => guard.advance(self.log_end, self.vote),

@@ -18,6 +18,7 @@ mod peer;
 mod propose;
 mod raft;
 mod record;
+mod sabotage;
 mod room;
 mod seal;
 pub mod simulation;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::raft::transport::{ForwardError, Target, Transport};
 use crate::raft::{Batch, Outcomes, Proposal, Raft, Refusal, TypeConfig};
+use crate::sabotage::{self, Sabotage};
 use crate::txn::{CommitError, Committed};
 
 /// Entries under way at once. While they are, what comes next gathers.
@@ -101,6 +102,9 @@ async fn one_entry(
         let result = match raft.client_write(batch.clone()).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+                if sabotage::on(Sabotage::ForwardLoop) {
+                    left.iter_mut().for_each(|one| one.proposal.epoch = None);
+                }
                 // Those under an epoch go nowhere: the epoch is over.
                 left = users_only(left);
                 if left.is_empty() {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::event::Event;
 use crate::latency::{Counted, Durations};
+use crate::sabotage::{self, Sabotage};
 use crate::state::single_kind;
 
 /// The changes after the given revision are no longer kept: list again.
@@ -122,6 +123,9 @@ impl Hub {
     pub fn publish(&self, events: Vec<Arc<Event>>, revision: Revision, show: impl FnOnce()) {
         let mut touched: Vec<Arc<Ring>> = Vec::new();
         for event in events {
+            if sabotage::on(Sabotage::DropEvent) && event.revision.0 % 50 == 7 {
+                continue;
+            }
             let ring = self.ring(event.entry.key.kind_prefix());
             ring.push(event, self.limits.bytes);
             if !touched.iter().any(|seen| Arc::ptr_eq(seen, &ring)) {

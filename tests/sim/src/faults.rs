@@ -83,7 +83,7 @@ pub fn plan(random: &mut StdRng, seconds: u64) -> Vec<(Duration, Fault)> {
             random.random_range(0..13)
         };
         plan.push((at, fault(random, which)));
-        at += Duration::from_millis(random.random_range(600..4_000));
+        at += Duration::from_millis(random.random_range(600..2_900));
     }
     plan
 }

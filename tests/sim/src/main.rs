@@ -23,7 +23,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -50,6 +50,9 @@ struct Cli {
     /// Play the first so many seeds a second time; the traces must be the same.
     #[arg(long, default_value_t = 0)]
     twice: u64,
+    /// Stop at the first seed that breaks a promise.
+    #[arg(long)]
+    first: bool,
     /// Processes at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -133,14 +136,15 @@ fn child(seed: u64, seconds: u64) -> anyhow::Result<Played> {
 }
 
 fn many(cli: &Cli) -> anyhow::Result<bool> {
-    let next = AtomicU64::new(0);
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let tasks = cli.seeds + cli.twice;
     let played: Mutex<BTreeMap<u64, Vec<Played>>> = Mutex::default();
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let work = || -> anyhow::Result<()> {
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
+                let enough = cli.first && stop.load(Ordering::Relaxed);
+                if task >= tasks || enough {
                     return Ok(());
                 }
                 let seed = cli.from
@@ -151,6 +155,7 @@ fn many(cli: &Cli) -> anyhow::Result<bool> {
                     };
                 let one = child(seed, cli.seconds)?;
                 if let Some(broken) = &one.broken {
+                    stop.store(true, Ordering::Relaxed);
                     println!("seed {seed}: {broken}");
                     println!(
                         "  again: caravel-sim --seed {seed} --seconds {} --trace",

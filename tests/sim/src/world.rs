@@ -320,10 +320,10 @@ impl World {
 
     /// A replica has told others that it granted this vote.
     pub fn promised_vote(&self, id: u64, vote: Vote) {
-        if let Some(machine) = self.0.machines.lock().get_mut(&id) {
-            if machine.vote < Some(vote) {
-                machine.vote = Some(vote);
-            }
+        if let Some(machine) = self.0.machines.lock().get_mut(&id)
+            && machine.vote < Some(vote)
+        {
+            machine.vote = Some(vote);
         }
         self.trace(format_args!("{id} grants {vote}"));
         self.sprung(Trap::AfterVote, id);

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::{LogEntry, LogId, TypeConfig, Vote};
 use crate::io::{IoHandle, Job};
+use crate::sabotage::{self, Sabotage};
 
 /// Bytes of entries handed out at once for replication, at least one entry.
 const READ_BYTES: usize = 1 << 20;
@@ -236,6 +238,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let vote = *vote;
+        if sabotage::on(Sabotage::EarlyVote) {
+            self.tail.lock().vote = Some(vote);
+            return self.io.send(Job::Vote(vote, oneshot::channel().0));
+        }
         self.io.ask(|reply| Job::Vote(vote, reply)).await?;
         self.tail.lock().vote = Some(vote);
         Ok(())
