@@ -18,6 +18,7 @@ use caravel_controllers::{ApiService, Settings};
 use caravel_exporter::Registry;
 use caravel_rpc::cluster::v1::ClusterConfig;
 use caravel_store::Store;
+use futures::FutureExt as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -31,6 +32,11 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When a step of the start fails, each with what it tried; or when a part ends unasked.
 pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()> {
+    // Of a type that forgets what is inside: the compiler gives up on futures nested this deep.
+    steps(config, shutdown).boxed_local().await
+}
+
+async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> {
     let started = Instant::now();
     config.check()?;
     directories(&config)?;
@@ -46,8 +52,8 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     let (store, authority) = (quorum.store.clone(), quorum.authority.clone());
     let tls = authority::serving(&authority, &config)?;
     let api = make_api(&config, &quorum, &shutdown)?;
-    bootstrap::bootstrap(&api, &config).await?;
-    bootstrap::join_token(&api, &config).await?;
+    bootstrap::bootstrap(&api, &config).boxed_local().await?;
+    bootstrap::join_token(&api, &config).boxed_local().await?;
     let mut running = Running::new(shutdown.child_token());
     let hand = Arc::new(ApiHand { api: api.clone() });
     running.controllers(
