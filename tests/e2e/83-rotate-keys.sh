@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The key that all data is sealed with is replaced under load: used once every server holds it, the old one put aside.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
-other=$(mktemp -d)/lab load=
+other=$(mktemp -d)/lab load= watch=
 clean() {
-  [[ -z $load ]] || kill "$load" 2> /dev/null || true
+  for one in $load $watch; do kill "$one" 2> /dev/null || true; done
   "$CARAVEL" lab down --dir "$other" > /dev/null 2>&1
   rm -rf "$(dirname "$other")"
 }
 trap clean EXIT
+python=/var/lib/caravel-tests/grpc/bin/python
+[[ -x $python ]] || die "no $python: run deploy/setup/install-packages test"
 "$CARAVEL" lab up --dir "$other" --servers 3 --nodes 1
 eval "$("$CARAVEL" lab env --dir "$other")"
 own() { "$CARAVEL" lab "$1" --dir "$other" "${@:2}"; }
@@ -18,6 +20,18 @@ s = json.load(sys.stdin); members = s["members"]
 print('"$1"')'
 }
 all_use() { [[ $(keys 'len(members), all(m["reached"] and m["key"] == m["holds"][0] == '"$2"' and len(m["holds"]) == 1 and not m["resealing"] for m in members)') == "$1 True" ]]; }
+IFS=, read -ra urls <<< "$CARAVEL_SERVERS"
+kubectl config view --raw --minify -o json | "$python" "${BASH_SOURCE[0]%/*}/watch_events.py" "${urls[0]}" > "$other/events" &
+watch=$!
+happened() { grep -q "^$1" "$other/events" || { cat "$other/events"; return 1; }; }
+eventually 10 happened began
+for url in "${urls[@]}"; do
+  sed "s|server: .*|server: $url|" "$KUBECONFIG" > "$other/one.yaml"
+  lags() { [[ $("$CARAVEL" member list --kubeconfig "$other/one.yaml" --output json | python3 -c 'import json,sys
+print(all(m["lag"] is not None for m in json.load(sys.stdin)["members"]))') == True ]]; }
+  eventually 10 lags
+done
+ok "any server says how far all are"
 hidden=hunter2-$RANDOM$RANDOM
 kubectl create secret generic hidden --from-literal=password="$hidden" > /dev/null
 "$CARAVEL" snapshot save "$other/old.snapshot" 2> /dev/null
@@ -62,6 +76,13 @@ on server-3 sh -c "umask 077; echo '${join##* }' > /etc/caravel/join-token"
 own start server-3
 eventually 60 all_use 3 3
 ok "a server that is removed holds nothing up; one that joins gets the ring"
+
+"$CARAVEL" member transfer-leadership > /dev/null
+for event in leader_changed member_removed member_joined member_promoted snapshot_saved alarm_raised alarm_cleared key_changed; do
+  eventually 10 happened "$event"
+done
+kill "$watch" && watch=
+ok "all of it was told as it happened: $(cut -d' ' -f1 "$other/events" | sort | uniq -c | xargs)"
 
 kill "$load" && load=
 for server in server-1 server-2 server-3; do

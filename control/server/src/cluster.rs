@@ -135,7 +135,7 @@ impl ClusterService {
             alarms: view::alarms(&members, &own),
             members,
             snapshots: saved::all(&snapshot),
-            key: agreed.map_or(0, |agreed| agreed.current.id),
+            key: agreed.map_or_else(|| self.store().sealing().key, |agreed| agreed.current.id),
         })
     }
 

@@ -490,4 +490,53 @@ mod tests {
         assert_eq!((agreed.current.id, agreed.next), (2, None));
         assert_eq!(begin(&store).await.unwrap(), 3);
     }
+
+    /// A backup of in between: the restored cluster uses what its server used, and rotates anew under a number of its own.
+    #[tokio::test]
+    async fn a_restore_forgets_a_rotation_and_keeps_the_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::ServerConfig {
+            data_dir: dir.path().join("data"),
+            etc_dir: dir.path().join("etc"),
+            ..crate::ServerConfig::default()
+        };
+        let (db, keys) = (config.data_dir.join("db"), config.etc_dir.join("keys"));
+        let open = || Store::open(caravel_store::StoreConfig::single(&db, &keys));
+        let alone =
+            |store: &Store| Membership::new(store.clone(), caravel_peers::GrpcTransport::new());
+        let settled = async |store: &Store, key: u32| {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+            while store.sealing().holds != [key] {
+                assert!(
+                    tokio::time::Instant::now() < deadline,
+                    "{:?}",
+                    store.sealing()
+                );
+                turn(&alone(store)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let object = || Encoded::new(r#"{"metadata":{"name":"a"}}"#).unwrap();
+        let at = Key::from("/registry/core/secrets/a/a");
+        let store = open().await.unwrap();
+        store
+            .commit(Txn::create(at.clone(), object()))
+            .await
+            .unwrap();
+        assert_eq!(begin(&store).await.unwrap(), 2);
+        let (_, pieces) = store.backup(7).await.unwrap();
+        let file = dir.path().join("one.snapshot");
+        std::fs::write(&file, pieces.flatten().collect::<Vec<u8>>()).unwrap();
+        // It goes on, and the key that sealed the backup is put aside.
+        settled(&store, 2).await;
+        store.shutdown().await;
+        crate::backups::restore(&config, &file, true).unwrap();
+        let store = open().await.unwrap();
+        assert!(store.snapshot().entry(&at).is_some());
+        assert!(agreed(&store.snapshot()).unwrap().is_none());
+        assert_eq!(store.sealing().key, 2);
+        assert_eq!(begin(&store).await.unwrap(), 3);
+        settled(&store, 3).await;
+        store.shutdown().await;
+    }
 }
