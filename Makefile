@@ -6,12 +6,13 @@ LAB := /var/lib/caravel-lab/default
 IMAGES := /var/lib/caravel-lab/images
 export CARAVEL LAB IMAGES
 
-.PHONY: help build up down test lint bench vm deps images
+.PHONY: help build up down test sim lint bench vm deps images
 
 help:
 	@echo "make up     build, start a cluster on this machine, run nginx on it, show its answer"
 	@echo "make down   stop that cluster and remove every trace of it"
 	@echo "make test   everything that is tested"
+	@echo "make sim    the quorum on simulated time, SEEDS=500 seeds of faults (minutes)"
 	@echo "make lint   formatting, lints, licences"
 	@echo "make bench  speed beside a peer measured in the same run"
 	@echo "make vm     a pod under systemd and cgroup v2, in an emulated machine (minutes)"
@@ -38,6 +39,10 @@ down:
 test: build images
 	@deploy/setup/install-packages test
 	@tests/run-all
+
+SEEDS ?= 500
+sim: deps
+	cargo run --profile sim --locked -p caravel-sim -- --seeds $(SEEDS) --twice 20 --jobs $(shell nproc)
 
 lint:
 	cargo fmt --all --check

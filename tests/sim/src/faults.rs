@@ -137,3 +137,22 @@ fn fault(random: &mut StdRng, which: u32) -> Fault {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    #[test]
+    fn every_plan_is_full_and_has_what_it_must() {
+        for seed in 0..200 {
+            let plan = plan(&mut StdRng::seed_from_u64(seed), 60);
+            assert!(plan.len() >= 20, "seed {seed} has {}", plan.len());
+            let has = |holds: fn(&Fault) -> bool| plan.iter().any(|(_, fault)| holds(fault));
+            assert!(has(|fault| matches!(fault, Fault::Replace | Fault::Resize)));
+            assert!(has(|fault| matches!(fault, Fault::Lag { .. })));
+            assert!(has(|fault| matches!(fault, Fault::Transfer)));
+            assert!(has(|fault| matches!(fault, Fault::CrashAll { .. })));
+        }
+    }
+}

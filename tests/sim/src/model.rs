@@ -379,3 +379,7 @@ impl Model {
 fn lost(revision: u64, key: &Key, value: &str) -> String {
     format!("lost write: {value} in {key} was acknowledged as revision {revision}")
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;
