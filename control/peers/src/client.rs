@@ -11,11 +11,12 @@ use caravel_rpc::peer::v1::peer_client::PeerClient;
 use caravel_rpc::peer::v1::{
     AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, HoldKeyRequest, KeysRequest,
     ObserveRequest, ObserveResponse, ReadIndexRequest, SnapshotPart, SnapshotProgressRequest,
-    snapshot_part,
+    StateRequest, snapshot_part,
 };
 use caravel_store::wire::{self, SnapshotHead, Wire};
 use caravel_store::{
-    Appended, Batch, ForwardError, Identity, Image, LogId, Outcomes, Target, Transport, TypeConfig,
+    Appended, Assembly, Batch, ForwardError, Identity, Image, LogId, Outcomes, Received, Target,
+    TransferError, Transport, TypeConfig,
 };
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
@@ -273,6 +274,37 @@ impl GrpcTransport {
         .await
     }
 
+    /// Another server's state.
+    pub async fn state(&self, to: &Target) -> Result<Received, Status> {
+        let (mut client, caller) = self.client(to, Lane::Bulk)?;
+        let mut request = Request::new(StateRequest {});
+        caller.sign(&mut request);
+        let asked = timeout(CHANGE_WITHIN, client.state(request).boxed()).await;
+        let mut parts = asked.unwrap_or_else(|_| Err(late()))?.into_inner();
+        let mut meta = None;
+        let mut assembly = Assembly::new();
+        let damaged = |error: TransferError| Status::data_loss(error.to_string());
+        loop {
+            let part = timeout(CHANGE_WITHIN, parts.message()).await;
+            let part = part.unwrap_or_else(|_| Err(late()))?;
+            match part.and_then(|part| part.part) {
+                Some(snapshot_part::Part::Begin(begin)) => {
+                    let head: SnapshotHead =
+                        wire::decode(&begin.head).map_err(|error| malformed(&error))?;
+                    meta = Some(head.meta);
+                }
+                Some(snapshot_part::Part::Frame(frame)) => {
+                    assembly.push(&frame).map_err(damaged)?;
+                }
+                Some(snapshot_part::Part::End(_)) => break,
+                None => return Err(Status::aborted("the state broke off")),
+            }
+        }
+        let meta = meta.ok_or_else(|| Status::data_loss("the state has no head"))?;
+        let image = assembly.finish().map_err(damaged)?;
+        Ok(Received { meta, image })
+    }
+
     async fn arrived(&self, to: &Target, transfer: &[u8]) -> Result<u64, Status> {
         let request = SnapshotProgressRequest {
             transfer: transfer.to_vec(),
@@ -338,7 +370,7 @@ fn answered(status: &Status) -> bool {
 
 type Parts = BoxStream<'static, SnapshotPart>;
 
-fn parts(
+pub(crate) fn parts(
     transfer: &[u8],
     head: &SnapshotHead,
     frames: impl Iterator<Item = Bytes> + Send + 'static,

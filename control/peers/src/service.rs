@@ -2,7 +2,7 @@
 
 use crate::Caller;
 use crate::call::{malformed, stopped};
-use crate::client::{MESSAGE, REMOVED};
+use crate::client::{MESSAGE, REMOVED, parts};
 use crate::incoming::{Incoming, PartError, Transfer};
 use crate::membership::{Membership, MembershipError};
 use crate::roster::Member;
@@ -11,8 +11,8 @@ use caravel_rpc::peer::v1::peer_server::{Peer as PeerRpc, PeerServer};
 use caravel_rpc::peer::v1::{
     AdmitRequest, AdmitResponse, ChangeRequest, ChangeResponse, Frame, HoldKeyRequest,
     HoldKeyResponse, KeysRequest, KeysResponse, ObserveRequest, ObserveResponse, ReadIndexRequest,
-    SnapshotPart, SnapshotProgressRequest, SnapshotProgressResponse, observe_response,
-    snapshot_part::Part,
+    SnapshotPart, SnapshotProgressRequest, SnapshotProgressResponse, StateRequest,
+    observe_response, snapshot_part::Part,
 };
 use caravel_store::wire::{self, SnapshotHead, Wire};
 use caravel_store::{Batch, ForwardError, Image, KeyError, Peer, TypeConfig};
@@ -195,6 +195,26 @@ impl PeerRpc for PeerService {
         let answer = self.peer.snapshot(head.vote, snapshot).await;
         tracing::info!("a snapshot was installed");
         Ok(frame(&answer.map_err(|error| stopped(&error))?))
+    }
+
+    type StateStream = BoxStream<'static, Result<SnapshotPart, Status>>;
+
+    async fn state(
+        &self,
+        request: Request<StateRequest>,
+    ) -> Result<Response<Self::StateStream>, Status> {
+        let caller = self.check(&request)?;
+        let state = self.peer.state().await.map_err(|error| stopped(&error))?;
+        let Some((head, image)) = state else {
+            return Err(Status::unavailable("this server has no state itself"));
+        };
+        tracing::warn!(
+            to = caller.from,
+            "a server lost its objects and gets this one's"
+        );
+        Ok(Response::new(
+            parts(&[], &head, image.frames(), 0).map(Ok).boxed(),
+        ))
     }
 
     async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {

@@ -15,7 +15,7 @@ use caravel_peers::membership::Membership;
 use caravel_peers::{GrpcTransport, Member, PeerTls, Served, roster};
 use caravel_rpc::cluster::v1::SignServerRequest;
 use caravel_rpc::peer::v1::AdmitRequest;
-use caravel_store::{Identity, Store, StoreConfig, Target};
+use caravel_store::{Identity, Lost, OpenError, Store, StoreConfig, Target};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -98,10 +98,17 @@ pub(crate) async fn open(config: &ServerConfig, listener: TcpListener) -> Result
     let me = member(config, store.identity());
     let peers = place.as_ref().map(|place| place.peers.clone());
     take_part(&store, &transport, &me, &peers.unwrap_or_default()).await?;
-    majority(&store, &transport).await?;
-    roster::write(&store, &me)
-        .await
-        .context("write this server down")?;
+    loop {
+        majority(&store, &transport).await?;
+        match roster::write(&store, &me).await {
+            Ok(()) => break,
+            // The majority was lost again meanwhile.
+            Err(error) if store.fresh_snapshot().await.is_err() => {
+                tracing::warn!(%error, "this server cannot be written down yet");
+            }
+            Err(error) => return Err(error).context("write this server down"),
+        }
+    }
     let authority = match authority {
         Some(authority) => authority,
         None => authority::load_or_create(&store).await?,
@@ -186,9 +193,52 @@ async fn open_store(
         store.cluster = Some(place.cluster()?);
         store.bootstrap = place.founder;
     }
-    Store::open_with(store, transport)
-        .await
-        .with_context(|| format!("open the store in {}", dir.display()))
+    let opened = match Store::open_with(store.clone(), transport.clone()).await {
+        Err(OpenError::Lost(lost)) => {
+            Box::pin(mended(config, store, &lost, place, transport)).await
+        }
+        opened => opened.map_err(anyhow::Error::from),
+    };
+    opened.with_context(|| format!("open the store in {}", dir.display()))
+}
+
+/// Opens the store with another server's objects, for as long as it takes to get them.
+async fn mended(
+    config: &ServerConfig,
+    store: StoreConfig,
+    lost: &Lost,
+    place: Option<&Place>,
+    transport: Arc<GrpcTransport>,
+) -> Result<Store> {
+    let told = place.map(|place| place.peers.clone()).unwrap_or_default();
+    let mut targets = lost.members.clone();
+    for (id, address) in told {
+        if id != lost.identity.node && !targets.iter().any(|target| target.id == id) {
+            targets.push(Target { id, address });
+        }
+    }
+    tracing::warn!(what = %lost.what, "the objects cannot be read: asking another server for its own");
+    transport.speak_as(lost.identity, place::load_tls(&config.etc_dir)?);
+    let mut said = Said::new();
+    loop {
+        for target in &targets {
+            let received = match transport.state(target).await {
+                Ok(received) => received,
+                Err(status) => {
+                    said.now_and_then(|| {
+                        tracing::warn!(server = target.id, reason = %status.message(), "no objects from there");
+                    });
+                    continue;
+                }
+            };
+            match Store::open_mended(store.clone(), transport.clone(), received).await {
+                // It lags behind what is needed.
+                Err(OpenError::Lost(_)) => {}
+                opened => return Ok(opened?),
+            }
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 /// The authority, where this replica has it or founds it, and what to show peers.

@@ -81,6 +81,7 @@ struct Install {
 }
 
 /// What a writer begins with, as found on the disk.
+#[derive(Default)]
 pub(crate) struct Resume {
     pub generation: u64,
     /// One past the last log index; 0 for an empty log.
@@ -163,6 +164,11 @@ impl Writer {
     /// How long turns with new entries took, until those were on the disk.
     pub fn appends(&self) -> Arc<Durations> {
         self.appends.clone()
+    }
+
+    /// Lets go of the disk, of which nothing is changed.
+    pub fn into_parts(self) -> (Box<dyn Backend>, Arc<Sealer>) {
+        (self.backend, self.sealer)
     }
 
     /// How long flushes took.

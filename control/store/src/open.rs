@@ -21,6 +21,7 @@ use crate::guard::Guard;
 use crate::io::reseal::OldSeals;
 use crate::io::{Resume, Writer, open_log_entry};
 use crate::keys::KeyRing;
+use crate::mend::{self, Lost, Received};
 use crate::raft::log::Tail;
 use crate::raft::{LogId, Membership, Vote};
 use crate::record::{self, Identity, MetaRecords, RecordError, names};
@@ -53,6 +54,9 @@ pub enum OpenError {
     Config(String),
     #[error("starting consensus: {0}")]
     Raft(String),
+    /// The objects cannot be read, but another replica can give its own (`Store::open_mended`).
+    #[error("{file} is damaged: {what}. {remedy}.", file = .0.file.display(), what = .0.what, remedy = REMEDY)]
+    Lost(Box<Lost>),
 }
 
 /// A store as found on its disk.
@@ -63,6 +67,8 @@ pub(crate) struct Found {
     pub applied: Option<LogId>,
     pub membership: Membership,
     pub identity: Identity,
+    /// The objects are not there, and these are what is needed instead.
+    pub lost: Option<Lost>,
 }
 
 /// Opens what `config` names. Blocks for as long as reading everything takes.
@@ -95,6 +101,28 @@ pub(crate) fn open_disk(
     keys: KeyRing,
 ) -> Result<Found, OpenError> {
     open_backend(config, disk, keys, Witness::None)
+}
+
+/// Opens a store whose objects are lost, to be given those of another replica.
+pub(crate) fn open_with_received(
+    config: &StoreConfig,
+    received: Received,
+) -> Result<Found, OpenError> {
+    let found = open(config)?;
+    match found.lost {
+        Some(lost) if !received.serves(&lost) => Err(OpenError::Lost(Box::new(lost))),
+        Some(_) => {
+            anew(config, found.writer, Some(received))?;
+            open(config)
+        }
+        None => Ok(found),
+    }
+}
+
+fn anew(config: &StoreConfig, writer: Writer, received: Option<Received>) -> Result<(), OpenError> {
+    let database = config.dir.join(DATABASE);
+    mend::write_anew(&database, writer, config.limits.cache_bytes, received)
+        .map_err(|cause| from_disk(&database, cause))
 }
 
 /// Has a store been begun in `dir`?
@@ -156,7 +184,17 @@ fn open_directory(config: &StoreConfig) -> Result<Found, OpenError> {
     };
     let backend = SledBackend::open(&database, config.limits.cache_bytes)
         .map_err(|cause| from_disk(&database, cause))?;
-    open_backend(config, Box::new(backend), keys, guard)
+    let found = open_backend(config, Box::new(backend), keys, guard)?;
+    match &found.lost {
+        // The whole log is there: it makes all objects again.
+        Some(lost) if lost.since.is_none() => {
+            tracing::warn!(what = %lost.what, "mended: the objects are made again from the log");
+            anew(config, found.writer, None)?;
+            open_directory(config)
+        }
+        Some(lost) if lost.members.is_empty() => Err(damaged(&lost.file, lost.what.clone())),
+        _ => Ok(found),
+    }
 }
 
 fn damaged(file: &Path, what: String) -> OpenError {
@@ -296,13 +334,36 @@ fn open_backend(
         }
     };
 
-    let (state, applied) = load_state(&mut *backend, &sealer, generation, &mut old)
-        .map_err(|cause| from_disk(&file, cause))?;
-    if applied.log_id < purged {
-        return Err(wrong(
+    let applied = load_applied(&mut *backend, &sealer, generation, &mut old);
+    let loaded = match &applied {
+        Ok(applied) if applied.log_id < purged => Err(invalid(
             "its objects are older than its log reaches back".into(),
-        ));
-    }
+        )),
+        Ok(applied) => load_state(&mut *backend, &sealer, generation, applied, &mut old),
+        Err(cause) => Err(io::Error::new(cause.kind(), cause.to_string())),
+    };
+    let mut lost = None;
+    let (state, applied) = match (loaded, applied) {
+        (Ok(state), Ok(applied)) => (state, applied),
+        (Err(cause), applied) if cause.kind() == io::ErrorKind::InvalidData => {
+            let known = applied.as_ref().map(|applied| {
+                mend::others(applied.membership.membership().nodes(), identity.node)
+            });
+            lost = Some(Lost {
+                file: file.clone(),
+                what: cause.to_string(),
+                identity,
+                members: known.unwrap_or_default(),
+                // A snapshot may have brought more than the log has.
+                since: match &applied {
+                    Ok(applied) if applied.log_id > tail.last => applied.log_id,
+                    _ => purged,
+                },
+            });
+            (State::default(), record::Applied::default())
+        }
+        (Err(cause), _) | (_, Err(cause)) => return Err(from_disk(&file, cause)),
+    };
     let stale = backend
         .generations()
         .map_err(|cause| from_disk(&file, cause))?
@@ -325,6 +386,7 @@ fn open_backend(
         applied: applied.log_id,
         membership: applied.membership,
         identity,
+        lost,
     })
 }
 
@@ -398,21 +460,30 @@ fn load_log(
     Ok(tail)
 }
 
-fn load_state(
+fn load_applied(
     backend: &mut dyn Backend,
     sealer: &Sealer,
     generation: u64,
     old: &mut OldSeals,
-) -> io::Result<(State, record::Applied)> {
-    let mut state = State::default();
+) -> io::Result<record::Applied> {
     let Some(sealed) = backend.applied(generation)? else {
-        return Ok((state, record::Applied::default()));
+        return Ok(record::Applied::default());
     };
     old.see(sealer.is_old(&sealed));
     let opened = sealer
         .open("applied", b"", sealed)
         .map_err(|error| invalid(error.to_string()))?;
-    let applied = record::read_applied(&opened).map_err(|error| invalid(error.to_string()))?;
+    record::read_applied(&opened).map_err(|error| invalid(error.to_string()))
+}
+
+fn load_state(
+    backend: &mut dyn Backend,
+    sealer: &Sealer,
+    generation: u64,
+    applied: &record::Applied,
+    old: &mut OldSeals,
+) -> io::Result<State> {
+    let mut state = State::default();
     backend.scan_state(generation, &mut |key, sealed| {
         let name = key.clone();
         let bad = |error: &dyn std::fmt::Display| invalid(format!("its object {name}: {error}"));
@@ -435,5 +506,5 @@ fn load_state(
         )));
     }
     state.set_revision(Revision(applied.revision.0));
-    Ok((state, applied))
+    Ok(state)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{Stream, StreamExt as _};
 use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RPCError, RaftError, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -24,6 +25,7 @@ use crate::raft::machine::Image;
 use crate::raft::transport::{ForwardError, Target, Transport};
 use crate::raft::{Batch, LogId, Outcomes, Raft, TypeConfig};
 use crate::room::Alarm;
+use crate::wire::SnapshotHead;
 
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 
@@ -108,6 +110,20 @@ impl Peer {
         let answer = self.raft.install_full_snapshot(vote, snapshot).await;
         self.heard.now();
         answer
+    }
+
+    /// This replica's state, and how far it has applied the log; `None` if it has none.
+    pub async fn state(&self) -> Result<Option<(SnapshotHead, Image)>, Fatal> {
+        let snapshot = self.raft.get_snapshot().await;
+        let vote = self.raft.metrics().borrow_watched().vote;
+        let snapshot = snapshot.map_err(RaftError::unwrap_fatal)?;
+        Ok(snapshot.map(|snapshot| {
+            let head = SnapshotHead {
+                vote,
+                meta: snapshot.meta,
+            };
+            (head, snapshot.snapshot)
+        }))
     }
 
     pub async fn transfer_leader(

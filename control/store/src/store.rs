@@ -21,6 +21,7 @@ use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
 use crate::latency::{Counted, Durations};
 use crate::members::{Members, founders};
+use crate::mend::Received;
 use crate::open::{Found, OpenError, open};
 use crate::peer::Heard;
 use crate::propose::Waiting;
@@ -158,6 +159,16 @@ impl Store {
         Store::start(config, found, transport, owner).await
     }
 
+    /// Opens a replica whose objects are lost (`OpenError::Lost`) with those of another one.
+    pub async fn open_mended(
+        config: StoreConfig,
+        transport: Arc<dyn Transport>,
+        received: Received,
+    ) -> Result<Store, OpenError> {
+        let found = tasks::mend_blocking(config.clone(), received).await?;
+        Store::start(config, found, transport, Owner::Thread).await
+    }
+
     pub(crate) async fn start(
         config: StoreConfig,
         found: Found,
@@ -171,13 +182,15 @@ impl Store {
             applied,
             membership,
             identity,
+            lost,
         } = found;
+        if let Some(lost) = lost {
+            return Err(OpenError::Lost(Box::new(lost)));
+        }
         let (flushes, appends) = (writer.flushes(), writer.appends());
         let sealer = writer.sealer();
         let alarm =
             (config.backend == BackendKind::Sled).then(|| writer.watch_room(config.dir.clone()));
-        let hub = Hub::new(config.rings, state.revision());
-        let served = Arc::new(Served::new(state, hub, applied));
         let tasks = Owned::default();
         let (io, disk_ended) = match owner {
             Owner::Sender => (IoHandle::Inline(Arc::new(Mutex::new(writer))), None),
@@ -193,6 +206,8 @@ impl Store {
                 (started.0, Some(started.1))
             }
         };
+        let hub = Hub::new(config.rings, state.revision());
+        let served = Arc::new(Served::new(state, hub, applied));
         let log = LogStore::new(tail, io.clone());
         let machine = Machine::new(served.clone(), applied, membership, io.clone());
         let settings =

@@ -17,7 +17,8 @@ use crate::config::Limits;
 use crate::config::StoreConfig;
 use crate::io::{self as disk, IoHandle, Writer};
 use crate::members::Members;
-use crate::open::{Found, OpenError, open};
+use crate::mend::Received;
+use crate::open::{Found, OpenError, open, open_with_received};
 use crate::peer::Heard;
 use crate::propose::{self, Waiting};
 use crate::raft::Raft;
@@ -59,6 +60,21 @@ impl Drop for Owned {
 
 /// Reads a data directory without holding up an async worker.
 pub(crate) async fn open_blocking(config: StoreConfig) -> Result<Found, OpenError> {
+    blocking(config, open).await
+}
+
+/// The same for one whose objects are another replica's.
+pub(crate) async fn mend_blocking(
+    config: StoreConfig,
+    received: Received,
+) -> Result<Found, OpenError> {
+    blocking(config, move |config| open_with_received(config, received)).await
+}
+
+async fn blocking(
+    config: StoreConfig,
+    open: impl FnOnce(&StoreConfig) -> Result<Found, OpenError> + Send + 'static,
+) -> Result<Found, OpenError> {
     let dir = config.dir.clone();
     let opened = tokio::task::spawn_blocking(move || open(&config)).await;
     opened.unwrap_or_else(|panic| {
