@@ -45,7 +45,10 @@ all_use 3 1 || die "$(keys s)"
 ) &
 load=$!
 
-own stop server-3
+# Whoever leads then has never heard of it.
+"$CARAVEL" member transfer-leadership server-3 > /dev/null
+own kill server-3
+eventually 20 kubectl create configmap another-leads
 "$CARAVEL" certificate rotate-keys --no-wait > "$other/key"
 is "$(cat "$other/key")" 'key 2'
 held() { [[ $(keys 's["next"], sum(m["reached"] and m["holds"] == [1, 2] for m in members)') == '2 2' ]]; }

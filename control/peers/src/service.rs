@@ -297,7 +297,7 @@ impl PeerRpc for PeerService {
                 .map(|replica| observe_response::Replica {
                     id: replica.id,
                     lag: replica.lag(status.last_log),
-                    silent_ms: replica.silent_ms(),
+                    silent_ms: replica.silent_ms(status.led),
                 })
                 .collect(),
             key: sealing.key,

@@ -82,7 +82,7 @@ impl ClusterService {
                 .map(|replica| Replication {
                     id: replica.id,
                     lag: replica.lag(seen.last_log),
-                    silent_ms: replica.silent_ms(),
+                    silent_ms: replica.silent_ms(seen.led),
                 })
                 .collect();
         }

@@ -140,7 +140,8 @@ impl Collector for StoreMetrics {
 impl StoreMetrics {
     /// How the others follow; only the leader knows.
     fn replicas(&self) -> Vec<MetricFamily> {
-        let end = self.0.status().last_log;
+        let status = self.0.status();
+        let (end, led) = (status.last_log, status.led);
         let known = self.0.members().list();
         let of = |number: &dyn Fn(&Replica) -> Option<f64>| -> Vec<Metric> {
             let metrics = known.iter().filter_map(|member| {
@@ -158,7 +159,7 @@ impl StoreMetrics {
             "caravel_raft_replica_silent_seconds",
             "How long ago a server last answered the leader, as the leader knows.",
             MetricType::GAUGE,
-            of(&|member| member.silent.map(|silent| silent.as_secs_f64())),
+            of(&|member| member.silent_ms(led).map(|silent| silent as f64 / 1000.0)),
         );
         let mut known = vec![lag, silent];
         known.retain(|family| !family.get_metric().is_empty());

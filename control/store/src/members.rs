@@ -42,10 +42,10 @@ impl Replica {
         self.matched.map(|matched| end.saturating_sub(matched))
     }
 
-    /// Milliseconds since it last answered.
+    /// Milliseconds since it last answered a leader that has led for `led`: at least for as long, if it never did.
     #[must_use]
-    pub fn silent_ms(&self) -> Option<u64> {
-        let silent = self.silent?;
+    pub fn silent_ms(&self, led: Option<Duration>) -> Option<u64> {
+        let silent = self.silent.or(led)?;
         Some(u64::try_from(silent.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -62,6 +62,8 @@ pub struct Status {
     pub node_id: u64,
     pub leader: Option<u64>,
     pub leads: bool,
+    /// For how long, within half a second.
+    pub led: Option<Duration>,
     pub term: u64,
     pub voters: Vec<u64>,
     pub revision: Revision,
@@ -110,6 +112,7 @@ struct Inner {
     heard: Arc<Heard>,
     contact: watch::Sender<bool>,
     leaders: Arc<AtomicU64>,
+    led: Arc<Mutex<Option<Instant>>>,
     flushes: Arc<Durations>,
     appends: Arc<Durations>,
     commits: Durations,
@@ -224,10 +227,12 @@ impl Store {
         let leadership = watch::Sender::new(None);
         let (heard, contact) = (Arc::new(Heard::default()), watch::Sender::new(true));
         let leaders = Arc::new(AtomicU64::new(0));
+        let led: Arc<Mutex<Option<Instant>>> = Arc::default();
         let seen = tasks::Seen {
             heard: heard.clone(),
             contact: contact.clone(),
             leaders: leaders.clone(),
+            led: led.clone(),
         };
         tasks::start_contact(&tasks, raft.clone(), seen, config.timing.contact);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
@@ -259,6 +264,7 @@ impl Store {
             heard,
             contact,
             leaders,
+            led,
             flushes,
             appends,
             commits: Durations::default(),
@@ -444,6 +450,7 @@ impl Store {
             node_id: metrics.id,
             leader: metrics.current_leader,
             leads: metrics.state == ServerState::Leader,
+            led: self.inner.led.lock().map(|since| since.elapsed()),
             term: metrics.current_term,
             voters: metrics.membership_config.voter_ids().collect(),
             revision: snapshot.revision(),

@@ -163,6 +163,8 @@ pub(crate) struct Seen {
     pub heard: Arc<Heard>,
     pub contact: watch::Sender<bool>,
     pub leaders: Arc<AtomicU64>,
+    /// Since when this replica leads, within a tick.
+    pub led: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Keeps `contact` true: a leader was heard within `within`, or this replica leads and a majority answered within it.
@@ -172,6 +174,7 @@ pub(crate) fn start_contact(owned: &Owned, raft: Raft, seen: Seen, within: Durat
             heard,
             contact,
             leaders,
+            led,
         } = seen;
         let metrics = raft.metrics();
         let begun = Instant::now();
@@ -192,6 +195,13 @@ pub(crate) fn start_contact(owned: &Owned, raft: Raft, seen: Seen, within: Durat
                     seen.last_quorum_acked.map(|at| at.elapsed()),
                 )
             };
+            {
+                let mut led = led.lock();
+                *led = match leads {
+                    true => led.or_else(|| Some(Instant::now())),
+                    false => None,
+                };
+            }
             let silent = match leads {
                 true if alone => Duration::ZERO,
                 true => answered.unwrap_or_else(|| begun.elapsed()),
