@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use anyhow::Context as _;
 use bytes::Bytes;
 use caravel_api::{Encoded, Key};
-use caravel_store::{Change, Expect, Store, StoreConfig, Txn};
+use caravel_store::{Change, Expect, Store, Txn};
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::{Request, Response, Status};
@@ -19,6 +19,7 @@ use tonic_prost::ProstCodec;
 use crate::kv::{
     KeyValue, PUT, PutRequest, PutResponse, RANGE, RangeRequest, RangeResponse, ResponseHeader,
 };
+use crate::quorum;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -27,14 +28,16 @@ pub struct Args {
     dir: PathBuf,
     #[arg(long, default_value = "127.0.0.1:12379")]
     listen: SocketAddr,
+    #[command(flatten)]
+    quorum: quorum::Args,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let config = StoreConfig::single(args.dir.join("data"), args.dir.join("keys"));
-    let store = Store::open(config).await.context("open the store")?;
+    let opened = quorum::open(args.quorum, &args.dir).await?;
+    println!("serving on {}", args.listen);
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
-        .add_service(Kv(store))
+        .add_service(Kv(opened.store.clone()))
         .serve(args.listen)
         .await
         .context("serve")

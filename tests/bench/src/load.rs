@@ -1,7 +1,7 @@
 //! Clients that put or read 1 KB values through etcd's KV service as fast as they are answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -37,6 +37,9 @@ pub struct Args {
     /// Read instead of write
     #[arg(long)]
     range: bool,
+    /// Write so many times, key after key and from the first again, instead of for a time
+    #[arg(long)]
+    fill: Option<u64>,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -45,8 +48,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let endpoint = Endpoint::from_shared(args.target.clone())?.tcp_nodelay(true);
         channels.push(endpoint.connect().await.context("connect")?);
     }
-    let measuring = Arc::new(AtomicBool::new(false));
+    let measuring = Arc::new(AtomicBool::new(args.fill.is_some()));
     let end = Arc::new(AtomicBool::new(false));
+    let next = Arc::new(AtomicU64::new(0));
+    let filling = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
     for n in 0..args.clients {
         let channel = channels[n % channels.len()].clone();
@@ -56,18 +61,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             channel,
             measuring.clone(),
             end.clone(),
+            next.clone(),
         ));
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    measuring.store(true, Ordering::Relaxed);
-    let begun = Instant::now();
-    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
-    end.store(true, Ordering::Relaxed);
-    let elapsed = begun.elapsed();
+    let mut elapsed = None;
+    if args.fill.is_none() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        measuring.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_secs(args.seconds)).await;
+        end.store(true, Ordering::Relaxed);
+        elapsed = Some(begun.elapsed());
+    }
     let mut latencies = Vec::new();
     while let Some(done) = clients.join_next().await {
         latencies.extend(done??);
     }
+    let elapsed = elapsed.unwrap_or_else(|| filling.elapsed());
     let mut figures = summary(latencies);
     let n = figures["n"].as_u64().unwrap_or(0);
     figures["per_s"] = json!((n as f64 / elapsed.as_secs_f64()).round());
@@ -83,12 +93,23 @@ async fn client(
     channel: Channel,
     measuring: Arc<AtomicBool>,
     end: Arc<AtomicBool>,
+    next: Arc<AtomicU64>,
 ) -> anyhow::Result<Vec<Duration>> {
     let mut grpc = Grpc::new(channel);
     let mut random = Random(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut latencies = Vec::new();
     while !end.load(Ordering::Relaxed) {
-        let key = Bytes::from(format!("object-{}", random.next() % args.keys));
+        let number = match args.fill {
+            Some(count) => {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    break;
+                }
+                number
+            }
+            None => random.next(),
+        };
+        let key = Bytes::from(format!("object-{}", number % args.keys));
         // Made before the clock starts: etcd and Caravel get the same incompressible letters.
         let value = if args.range {
             Bytes::new()

@@ -8,6 +8,7 @@ mod figures;
 mod kv;
 mod kv_server;
 mod load;
+mod quorum;
 
 use clap::Parser;
 
