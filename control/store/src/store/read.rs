@@ -11,9 +11,10 @@ use crate::snapshot::Snapshot;
 use caravel_api::Revision;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
-use std::sync::atomic::{AtomicU64, Ordering};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// A read that found no leader looks for one again after this.
@@ -32,12 +33,26 @@ pub struct TooNew {
     pub current: Revision,
 }
 
-/// Barriers one after another, each for everybody who came before it began.
+/// Barriers one after another, each for everybody who came before it began. One of those who wait runs it.
+#[derive(Clone, Default)]
+pub(super) struct Rounds(Arc<Mutex<Waiting>>);
+
 #[derive(Default)]
-pub(super) struct Rounds {
-    begun: AtomicU64,
-    /// The last that succeeded; held by the one that runs.
-    passed: Mutex<u64>,
+struct Waiting {
+    running: bool,
+    next: Vec<oneshot::Sender<Turn>>,
+}
+
+enum Turn {
+    Passed(Result<(), NoQuorum>),
+    Run(Baton),
+}
+
+/// The right to run the next round. Dropped, also by a caller that goes away in the middle, it is somebody else's.
+struct Baton {
+    rounds: Option<Rounds>,
+    /// Whom this round is for.
+    served: Vec<oneshot::Sender<Turn>>,
 }
 
 impl Rounds {
@@ -45,15 +60,60 @@ impl Rounds {
         &self,
         round: impl AsyncFnOnce() -> Result<(), NoQuorum>,
     ) -> Result<(), NoQuorum> {
-        let earlier = self.begun.load(Ordering::SeqCst);
-        let mut passed = self.passed.lock().await;
-        if *passed > earlier {
-            return Ok(());
+        let mut baton = match self.come() {
+            Ok(baton) => baton,
+            Err(turn) => match turn.await {
+                Ok(Turn::Run(baton)) => baton,
+                Ok(Turn::Passed(result)) => return result,
+                Err(_) => return Err(NoQuorum),
+            },
+        };
+        baton.served = std::mem::take(&mut self.0.lock().next);
+        let result = round().await;
+        for waiter in baton.served.drain(..) {
+            // Who went away needs no answer.
+            let _ = waiter.send(Turn::Passed(result));
         }
-        let this = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        round().await?;
-        *passed = this;
-        Ok(())
+        result
+    }
+
+    /// The baton if nobody runs; else one's turn.
+    fn come(&self) -> Result<Baton, oneshot::Receiver<Turn>> {
+        let mut waiting = self.0.lock();
+        if waiting.running {
+            let (sender, turn) = oneshot::channel();
+            waiting.next.push(sender);
+            Err(turn)
+        } else {
+            waiting.running = true;
+            Ok(self.baton())
+        }
+    }
+
+    fn baton(&self) -> Baton {
+        Baton {
+            rounds: Some(self.clone()),
+            served: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        let Some(rounds) = self.rounds.take() else {
+            return;
+        };
+        let mut waiting = rounds.0.lock();
+        waiting.next.append(&mut self.served);
+        while let Some(next) = waiting.next.pop() {
+            match next.send(Turn::Run(rounds.baton())) {
+                Ok(()) => return,
+                // Gone: this one must not hand itself on.
+                Err(Turn::Run(mut baton)) => baton.rounds = None,
+                Err(Turn::Passed(_)) => {}
+            }
+        }
+        waiting.running = false;
     }
 }
 
@@ -132,6 +192,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
     use std::cell::Cell;
     use tokio::sync::Notify;
 
@@ -162,9 +223,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_round_that_fails_is_nobody_elses() {
+    async fn a_round_that_fails_is_not_the_nexts() {
         let rounds = Rounds::default();
         assert_eq!(rounds.pass(async || Err(NoQuorum)).await, Err(NoQuorum));
+        assert_eq!(rounds.pass(async || Ok(())).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_in_the_middle_hands_on() {
+        let rounds = Rounds::default();
+        let never = async || std::future::pending().await;
+        let mut runs = Box::pin(rounds.pass(never));
+        assert!(runs.as_mut().now_or_never().is_none());
+        let mut gone = Box::pin(rounds.pass(never));
+        let mut stays = Box::pin(rounds.pass(async || Ok(())));
+        let mut chosen = Box::pin(rounds.pass(never));
+        assert!(stays.as_mut().now_or_never().is_none());
+        for waits in [&mut gone, &mut chosen] {
+            assert!(waits.as_mut().now_or_never().is_none());
+        }
+        drop(gone);
+        drop(runs);
+        // It may have been given the round already, and never looked.
+        drop(chosen);
+        assert_eq!(stays.await, Ok(()));
         assert_eq!(rounds.pass(async || Ok(())).await, Ok(()));
     }
 }
