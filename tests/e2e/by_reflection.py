@@ -66,6 +66,17 @@ assert health.quorum >= 1 and health.flush.count > 0 and health.flush.p99_second
 assert any(replica.HasField("lag") for replica in health.replicas), health
 print(f"ok   {len(members.members)} member(s), leader {members.leader}, p99 of a flush {health.flush.p99_seconds * 1000:.0f} ms")
 
+made = call(admin, CLUSTER, "CreateJoinToken", role="SERVER", ttlSeconds=600, description="by a tool")
+assert made.token.startswith("K10") and made.id in made.token, made
+listed = {token.id: token for token in call(admin, CLUSTER, "ListJoinTokens").tokens}
+assert (listed[made.id].role, listed[made.id].description) == (2, "by a tool"), listed
+secret = made.token.rsplit(":", 1)[1]
+assert secret not in str(listed), "a token's secret is told"
+call(admin, CLUSTER, "DeleteJoinToken", id=made.id)
+refused(grpc.StatusCode.NOT_FOUND, admin, CLUSTER, "DeleteJoinToken", id=made.id)
+refused(grpc.StatusCode.INVALID_ARGUMENT, admin, CLUSTER, "CreateJoinToken", role="ANY")
+print("ok   a join token: made, listed without its secret, revoked")
+
 maps = {"version": "v1", "resource": "configmaps"}
 wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "by-grpc"}, "data": {"a": "1"}}
 
@@ -110,6 +121,8 @@ for channel in (nobody, weak):
     said = refused(grpc.StatusCode.PERMISSION_DENIED, channel, OBJECTS, "GetObject", **path)
     assert 'cannot get resource "configmaps"' in said, said
     refused(grpc.StatusCode.PERMISSION_DENIED, channel, CLUSTER, "WatchEvents")
+    refused(grpc.StatusCode.PERMISSION_DENIED, channel, CLUSTER, "CreateJoinToken", role="NODE")
+    refused(grpc.StatusCode.PERMISSION_DENIED, channel, CLUSTER, "RotateKeys")
     try:
         services = ProtoReflectionDescriptorDatabase(channel).get_services()
         raise AssertionError(services)

@@ -2,6 +2,7 @@
 
 mod events;
 mod recent;
+mod tokens;
 mod view;
 
 use crate::{rotation, saved};
@@ -9,9 +10,11 @@ use caravel_peers::membership::{Membership, MembershipError};
 use caravel_peers::roster;
 use caravel_rpc::cluster::v1::cluster_server::{Cluster, ClusterServer};
 use caravel_rpc::cluster::v1::{
-    HealthRequest, HealthResponse, Latency, MemberSealing, MembersRequest, MembersResponse,
-    PromoteMemberRequest, PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse,
-    Replication, RotateKeysRequest, RotateKeysResponse, SaveSnapshotRequest, SaveSnapshotResponse,
+    CreateJoinTokenRequest, CreateJoinTokenResponse, DeleteJoinTokenRequest,
+    DeleteJoinTokenResponse, HealthRequest, HealthResponse, Latency, ListJoinTokensRequest,
+    ListJoinTokensResponse, MemberSealing, MembersRequest, MembersResponse, PromoteMemberRequest,
+    PromoteMemberResponse, RemoveMemberRequest, RemoveMemberResponse, Replication,
+    RotateKeysRequest, RotateKeysResponse, SaveSnapshotRequest, SaveSnapshotResponse,
     SealingRequest, SealingResponse, SnapshotInfo, TransferLeadershipRequest,
     TransferLeadershipResponse, WatchEventsRequest, WatchEventsResponse,
 };
@@ -25,6 +28,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokens::Tokens;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -376,6 +380,30 @@ impl Cluster for ClusterService {
             }
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let tokens = Tokens::of(&request)?;
+        Ok(Response::new(tokens.create(request.get_ref()).await?))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<ListJoinTokensRequest>,
+    ) -> Result<Response<ListJoinTokensResponse>, Status> {
+        let tokens = Tokens::of(&request)?.list().await?;
+        Ok(Response::new(ListJoinTokensResponse { tokens }))
+    }
+
+    async fn delete_join_token(
+        &self,
+        request: Request<DeleteJoinTokenRequest>,
+    ) -> Result<Response<DeleteJoinTokenResponse>, Status> {
+        Tokens::of(&request)?.delete(&request.get_ref().id).await?;
+        Ok(Response::new(DeleteJoinTokenResponse {}))
     }
 
     async fn sealing(
