@@ -12,6 +12,7 @@ use caravel_auth::{Authenticator, Authority, Authorizer, UserInfo};
 use caravel_exporter::{MetricsError, Registry, RequestMetrics};
 use caravel_schema::Schema;
 use caravel_store::{Epoch, Store};
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
@@ -180,8 +181,13 @@ impl ApiServer {
     }
 
     /// Runs one request through the whole stack. Never fails: what goes wrong is a Status.
-    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
-        crate::stack::handle(self, request).await
+    ///
+    /// Boxed, so that whoever calls it need not know what is inside: the compiler gives up on futures nested this deep.
+    pub fn handle<'a>(
+        self: &'a Arc<Self>,
+        request: Request<Body>,
+    ) -> BoxFuture<'a, Response<Body>> {
+        Box::pin(crate::stack::handle(self, request))
     }
 
     /// The verbs for callers in this process.

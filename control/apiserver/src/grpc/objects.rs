@@ -68,8 +68,7 @@ impl Call {
         if let Some(peer) = self.caller.peer {
             request.extensions_mut().insert(peer);
         }
-        // The stack calls this: a box ends the circle.
-        let response = Box::pin(self.api.handle(request)).await;
+        let response = self.api.handle(request).await;
         if response.status().is_success() {
             return Ok(response);
         }
