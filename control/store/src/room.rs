@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is kept in reserve.
 pub(crate) const RUNWAY: u64 = 32 << 20;
-/// It is extended when less than this is left, and then to all of it.
-const EXTEND: u64 = RUNWAY / 2;
+/// It is extended when less than this is left, and then to all of it: a full disk is noticed while most is left.
+const EXTEND: u64 = RUNWAY / 8 * 7;
+/// A disk with less than this is full, although the runway is there.
+pub(crate) const SPARE: u64 = 8 << 20;
 /// With less than this nothing is written: one turn of the disk thread and what sled makes of it must fit.
 const LEAST: u64 = 8 << 20;
 
@@ -25,9 +27,9 @@ pub(crate) enum Room {
     None,
 }
 
-/// With `left` bytes of the runway, and whether it could be extended where that was due.
-pub(crate) fn room(left: u64, extended: bool) -> Room {
-    match extended {
+/// With `left` bytes of the runway, and whether there is more where that came from.
+pub(crate) fn room(left: u64, more: bool) -> Room {
+    match more {
         _ if left < LEAST => Room::None,
         true => Room::Enough,
         false => Room::Little,

@@ -1,8 +1,8 @@
 //! The disk: sled 0.34 in one directory, and the fdatasync that its flush leaves out.
 //!
 //! sled's `flush` writes its log but never asks the device to keep it, so each is followed by `fdatasync` on sled's
-//! file. Records over [`PIECE`] are cut up, because sled moves large values to files of their own, which that
-//! fdatasync does not cover. sled panics on some damage when it opens; that is caught and told as damage.
+//! file. Records over [`PIECE`] are cut up, because sled moves what is large to files of their own, which that fdatasync
+//! does not cover: not values as such, but pages, and a page has up to some 26 values before it is split. sled panics on some damage when it opens; that is caught and told as damage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -14,15 +14,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use caravel_api::Key;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 use sled::{Batch, Config, Db, Tree};
 
 use super::{Backend, StateOp};
 use crate::room::{self, RUNWAY, Room};
 
-/// The longest value given to sled.
-const PIECE: usize = 64 << 10;
+/// The longest value given to sled. A page of them must stay below 128 KiB, a quarter of sled's segment.
+const PIECE: usize = 4 << 10;
 /// First byte of a stored record: the layout of pieces.
 const VERSION: u8 = 1;
 const HEADER: usize = 5;
@@ -324,7 +324,10 @@ fn runway(file: &File) -> io::Result<Room> {
     let known = file.metadata()?;
     let left = (known.blocks() * 512).saturating_sub(known.len());
     if !room::is_short(left) {
-        return Ok(room::room(left, true));
+        let whole = fstatvfs(file)?;
+        // Zeros where the file system does not tell.
+        let full = whole.f_blocks > 0 && whole.f_bavail * whole.f_frsize < room::SPARE;
+        return Ok(room::room(left, !full));
     }
     match fallocate(file, FallocateFlags::KEEP_SIZE, known.len(), RUNWAY) {
         Ok(()) => Ok(room::room(RUNWAY, true)),
@@ -519,5 +522,37 @@ impl Backend for SledBackend {
             });
         }
         self.room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files that no fdatasync of ours covers.
+    fn blobs(dir: &Path) -> usize {
+        fs::read_dir(dir.join("blobs")).map_or(0, |files| files.count())
+    }
+
+    #[test]
+    fn all_that_is_large_stays_in_the_file_that_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backend = SledBackend::open(dir.path(), 16 << 20).unwrap();
+        let record = |n: u64| (0..200_000_u64).map(move |i| (i * 31 + n * 7 + i / 256) as u8);
+        for n in 0..30 {
+            let bytes: Vec<u8> = record(n).collect();
+            backend.append(vec![(n, bytes.clone())]).unwrap();
+            let key = Key::from(format!("/registry/core/configmaps/a/c{}", n % 7));
+            backend
+                .state(0, vec![(key, Some(bytes))], Some(b"applied"))
+                .unwrap();
+            backend.flush().unwrap();
+        }
+        assert_eq!(blobs(dir.path()), 0);
+        drop(backend);
+        let mut backend = SledBackend::open(dir.path(), 16 << 20).unwrap();
+        let found = backend.read_log(29, 30).unwrap();
+        assert_eq!(found, vec![(29, record(29).collect())]);
+        assert_eq!(blobs(dir.path()), 0);
     }
 }
