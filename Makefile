@@ -6,7 +6,7 @@ LAB := /var/lib/caravel-lab/default
 IMAGES := /var/lib/caravel-lab/images
 export CARAVEL LAB IMAGES
 
-.PHONY: help build up down test sim lint bench vm deps images
+.PHONY: help build up down test sim lint bench chaos vm deps images
 
 help:
 	@echo "make up     build, start a cluster on this machine, run nginx on it, show its answer"
@@ -15,6 +15,7 @@ help:
 	@echo "make sim    the quorum on simulated time, SEEDS=500 seeds of faults (minutes)"
 	@echo "make lint   formatting, lints, licences"
 	@echo "make bench  speed beside a peer measured in the same run"
+	@echo "make chaos  every fault under load, at length (an hour); ARGS='--kills 1000' for more"
 	@echo "make vm     a pod under systemd and cgroup v2, in an emulated machine (minutes)"
 	@echo "make build  the release program: $(CARAVEL)"
 
@@ -51,6 +52,10 @@ lint:
 
 bench: build images
 	@tests/bench/run
+
+chaos: build images
+	cargo build --locked -p caravel-chaos
+	@tests/chaos/long $(ARGS)
 
 vm: build images
 	@deploy/vm/run

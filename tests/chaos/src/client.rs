@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Every object of the load has it.
 pub const LABEL: &str = "chaos=load";
+/// Bytes that a large object has besides.
+const PADDING: usize = 30_000;
 const CONNECT: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
@@ -115,6 +117,22 @@ impl Client {
             .ask("GET", &path(namespace, ""), None, Duration::from_secs(20))
             .await;
         answer.ok().map(|(status, _)| status.as_u16())
+    }
+
+    /// Creates a large object, so that a disk fills. Not part of the history.
+    pub async fn bulk(&self, namespace: &str, name: &str, bytes: usize) {
+        let mut body = object(namespace, name, &["x".repeat(bytes)], None);
+        body["metadata"]["labels"] = json!({"chaos": "bulk"});
+        let sent = self
+            .ask(
+                "POST",
+                &path(namespace, ""),
+                Some(&body),
+                Duration::from_secs(5),
+            )
+            .await;
+        // What becomes of it is seen by others.
+        drop(sent);
     }
 
     /// When the server says that an object is made, in seconds since 1970. Nothing is stored.
@@ -252,7 +270,10 @@ fn object(namespace: &str, name: &str, values: &[String], revision: Option<u64>)
     if let Some(revision) = revision {
         metadata["resourceVersion"] = json!(revision.to_string());
     }
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"values": values.join(" ")}})
+    // Some are large: what databases do with those is a matter of its own.
+    let padding = if name.starts_with('w') { PADDING } else { 0 };
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
+        "data": {"values": values.join(" "), "padding": "x".repeat(padding)}})
 }
 
 pub fn register(object: &Value) -> Option<Register> {

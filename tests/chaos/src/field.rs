@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep};
 
 /// For whatever is expected to happen soon. Generous: these are not figures.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Bytes of an object that is to fill disks.
+const BULK: usize = 300_000;
 pub const AGAIN: Duration = Duration::from_millis(100);
 
 pub struct Field<'a> {
@@ -23,6 +25,8 @@ pub struct Field<'a> {
     pub roles: Vec<String>,
     paused: u64,
     faults: Faults,
+    /// Large objects written, while disks are full: sled uses what it has for long.
+    bulk: Option<usize>,
     pub notes: Vec<String>,
 }
 
@@ -35,6 +39,7 @@ impl<'a> Field<'a> {
             roles: vec![],
             paused: 0,
             faults: Faults::default(),
+            bulk: None,
             notes: vec![],
         }
     }
@@ -105,6 +110,11 @@ impl<'a> Field<'a> {
             }
             Step::OtherLeader => {
                 let former = self.name(LEADER)?;
+                self.write_bulk(async |field: &Self| {
+                    let status = field.lab.status().await?;
+                    Ok(status.leader().is_some_and(|leader| leader != former))
+                })
+                .await?;
                 self.until("another server leads", async |field: &Self| {
                     let status = field.lab.status().await?;
                     Ok(status.leader().is_some_and(|leader| leader != former))
@@ -170,11 +180,13 @@ impl<'a> Field<'a> {
                 let name = self.name(*who)?;
                 self.faults.fill(self.lab, &name).await?;
                 self.load.mark(format!("filled the disk of {name}"), false);
+                self.bulk.get_or_insert(0);
             }
             Step::Free(who) => {
                 let name = self.name(*who)?;
                 self.faults.free(self.lab, &name).await?;
                 self.load.mark(format!("freed the disk of {name}"), false);
+                self.bulk = None;
             }
             Step::Damage { who, how, trials } => {
                 let name = self.name(*who)?;
@@ -183,19 +195,7 @@ impl<'a> Field<'a> {
                     self.damage(&name, damage).await?;
                 }
             }
-            Step::Wipe(who) => {
-                let name = self.name(*who)?;
-                self.kill(std::slice::from_ref(&name)).await?;
-                self.lab.wipe(&name)?;
-                self.lab.lab("start", &[&name]).await?;
-                self.ended(&name).await?;
-                let why = self.lab.last_words(&name)?;
-                ensure!(
-                    why.contains("data directory is empty"),
-                    "{name} refused to start for another reason: {why}"
-                );
-                self.notes.push(format!("{name} refused: {why}"));
-            }
+            Step::Wipe(who) => self.wipe(*who).await?,
         }
         Ok(())
     }
@@ -245,6 +245,25 @@ impl<'a> Field<'a> {
                 PATIENCE.as_secs()
             );
             sleep(AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Writes large objects, if a disk is full, until `enough`.
+    async fn write_bulk(
+        &mut self,
+        enough: impl AsyncFn(&Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while let Some(count) = self.bulk
+            && !enough(self).await?
+            && Instant::now() < end
+        {
+            for client in self.clients.values() {
+                let name = format!("bulk-{count}-{}", client.server);
+                client.bulk(self.load.namespace(), &name, BULK).await;
+            }
+            self.bulk = Some(count + 1);
         }
         Ok(())
     }
@@ -306,35 +325,79 @@ impl<'a> Field<'a> {
         Ok(())
     }
 
-    /// By any server; one that is out of touch does not know how, so it is asked again.
     async fn remove(&mut self, who: usize) -> anyhow::Result<()> {
         let name = self.name(who)?;
-        let is_voter = |voters: &[(u64, String)]| voters.iter().any(|(_, voter)| *voter == name);
+        let voters = self.lab.voters().await?;
+        let known = voters.iter().find(|(_, voter)| *voter == name);
+        let (id, _) = known.context("it has no vote")?;
+        self.remove_number(*id).await?;
+        self.load.mark(format!("removed {name}"), false);
+        Ok(())
+    }
+
+    /// By any server; one that is out of touch does not know how, so it is asked again.
+    async fn remove_number(&mut self, id: u64) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let done = async {
-                let voters = self.lab.voters().await?;
-                let Some((id, _)) = voters.iter().find(|(_, voter)| *voter == name) else {
-                    return Ok(());
-                };
-                self.lab
-                    .admin(&["member", "remove", &id.to_string()])
-                    .await
-                    .map(drop)
-            };
-            match done.await {
-                Ok(()) => break,
-                Err(error) => {
+            let removed = self.lab.admin(&["member", "remove", &id.to_string()]).await;
+            let voters = self.lab.voters().await;
+            let there = voters.map(|voters| voters.iter().any(|(voter, _)| *voter == id));
+            match (removed, there) {
+                (_, Ok(false)) => return Ok(()),
+                (Err(error), _) | (Ok(_), Err(error)) => {
                     ensure!(Instant::now() < end, "{error:#}");
-                    self.notes
-                        .push(format!("removing is tried again: {error:#}"));
-                    sleep(AGAIN).await;
+                    self.notes.push(format!("tried again: {error:#}"));
                 }
+                (Ok(_), Ok(true)) => ensure!(Instant::now() < end, "{id} is still a voter"),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// It lost its disk. Never again under its number: it refuses, or joins as a new one where it still has a token.
+    async fn wipe(&mut self, who: usize) -> anyhow::Result<()> {
+        let name = self.name(who)?;
+        let voters = self.lab.voters().await?;
+        let known = voters.iter().find(|(_, voter)| *voter == name);
+        let old = known.context("it has no vote")?.0;
+        self.kill(std::slice::from_ref(&name)).await?;
+        self.lab.wipe(&name)?;
+        self.lab.lab("start", &[&name]).await?;
+        let end = Instant::now() + PATIENCE;
+        let joined = loop {
+            let voters = self.lab.voters().await.unwrap_or_default();
+            let new = voters
+                .iter()
+                .find(|(id, voter)| *voter == name && *id != old);
+            let status = self.lab.status().await?;
+            let runs = status
+                .servers()
+                .any(|host| host.name == name && host.running);
+            match (new, runs) {
+                (Some((id, _)), _) => break Some(*id),
+                (None, false) => break None,
+                (None, true) => ensure!(Instant::now() < end, "{name} neither joins nor refuses"),
+            }
+            sleep(AGAIN).await;
+        };
+        match joined {
+            Some(id) => self
+                .notes
+                .push(format!("{name} lost its disk as {old} and joined as {id}")),
+            None => {
+                let why = self.lab.last_words(&name)?;
+                ensure!(
+                    why.contains("is empty"),
+                    "{name} refused for another reason: {why}"
+                );
+                self.notes
+                    .push(format!("{name} lost its disk and refused: {why}"));
             }
         }
-        let left = self.lab.voters().await?;
-        ensure!(!is_voter(&left), "voters are {left:?}");
-        self.load.mark(format!("removed {name}"), false);
+        self.remove_number(old).await?;
+        if joined.is_none() {
+            self.rejoin(who).await?;
+        }
         Ok(())
     }
 
@@ -386,6 +449,8 @@ impl<'a> Field<'a> {
                 .sum::<u64>()
         };
         let before = all(self);
+        self.write_bulk(async |field: &Self| Ok(all(field) > before))
+            .await?;
         let read = |one: &Operation| {
             one.invoked > since
                 && one.action == Action::Read

@@ -176,6 +176,17 @@ impl Lab {
         if disk.exists() {
             std::fs::remove_dir_all(disk).context("empty the server's disk")?;
         }
-        std::fs::write(host.join("etc/join-token"), token).context("write the token")
+        std::fs::write(host.join("etc/join-token"), token).context("write the token")?;
+        // The one that began the cluster was not told of others.
+        let config = host.join("etc/config.yaml");
+        let mut text = std::fs::read_to_string(&config)?;
+        if !text.contains("\njoin:") {
+            text.push_str("token-file: /etc/caravel/join-token\njoin:\n");
+            for server in self.status().await?.servers().filter(|s| s.running) {
+                text.push_str(&format!("- https://{}:6443\n", server.address));
+            }
+            std::fs::write(config, text)?;
+        }
+        Ok(())
     }
 }

@@ -234,7 +234,7 @@ pub fn watch_contract(seen: &[Seen], truth: &BTreeSet<u64>) -> Result<(), String
                 if revision < last {
                     return Err(format!("a bookmark for {revision} came after {last}"));
                 }
-                if let Some(missed) = truth.range(last + 1..=revision).next() {
+                if let Some(missed) = truth.range(last + 1..revision + 1).next() {
                     return Err(format!(
                         "revision {missed} never came before the bookmark {revision}"
                     ));

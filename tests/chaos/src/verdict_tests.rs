@@ -108,8 +108,9 @@ fn each_check_sees_its_breach() {
 fn the_watch_contract() {
     use Seen::{Bookmark, Change, Listed};
     let truth = BTreeSet::from([3, 5, 8, 9]);
-    let cases: [(&str, &[Seen]); 10] = [
+    let cases: [(&str, &[Seen]); 11] = [
         ("", &[]),
+        ("", &[Listed(1), Change(3), Bookmark(3), Bookmark(4)]),
         (
             "",
             &[
