@@ -322,6 +322,7 @@ impl Transport for Way {
                     && Way::carry(&out, from, id, patience).await
                     && out.lives(id, there);
                 if !carried {
+                    out.trace(format_args!("{from}>{id} appends break"));
                     let broken = RPCError::from(Unanswered::from(Silence::Unknown));
                     drop(failing.send(Err(broken)).await);
                     return;
@@ -332,6 +333,7 @@ impl Transport for Way {
                 };
                 *under.lock() = Some(request.vote);
                 if arriving.send(request).await.is_err() {
+                    out.trace(format_args!("{from}>{id} appends unwanted"));
                     return;
                 }
             }
@@ -354,16 +356,20 @@ impl Transport for Way {
                 }
                 let bytes = wire::encode(&answer);
                 if !Way::carry(&world, id, from, patience).await || !world.lives(from, life) {
+                    world.trace(format_args!("{id}>{from} appends' answers break"));
                     let _ = answering.send(Err(broken)).await;
                     return;
                 }
                 let Ok(answer) = wire::decode::<StreamAppendResult<TypeConfig>>(&bytes) else {
                     return world.fail("an answer cannot be read back".into());
                 };
+                world.trace(format_args!("{id}>{from} answer {answer:?}"));
                 if answering.send(Ok(answer)).await.is_err() {
+                    world.trace(format_args!("{id}>{from} answer unwanted"));
                     return;
                 }
             }
+            world.trace(format_args!("{id}>{from} answers end"));
         });
         Ok(ReceiverStream::new(answered).boxed())
     }

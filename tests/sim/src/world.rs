@@ -377,6 +377,25 @@ impl World {
         }
     }
 
+    /// Where everybody is, for whoever reads the trace of a failure.
+    pub fn tell_places(&self) {
+        for id in self.all() {
+            let Some((store, life)) = self.store(id) else {
+                self.trace(format_args!("{id} is down"));
+                continue;
+            };
+            let (place, status) = (store.place(), store.status());
+            self.trace(format_args!(
+                "{id} in life {life}: vote {} last {} applied {} leader {:?} voters {:?}",
+                shown(place.vote.as_ref()),
+                shown(place.last.as_ref()),
+                shown(place.applied.as_ref()),
+                status.leader,
+                status.voters
+            ));
+        }
+    }
+
     /// Waits for something that must come about.
     pub async fn until(
         &self,
@@ -387,6 +406,7 @@ impl World {
         let deadline = Instant::now() + within;
         while !holds() {
             if Instant::now() > deadline {
+                self.tell_places();
                 self.fail(format!("{what}: not within {within:?}"));
                 return false;
             }
