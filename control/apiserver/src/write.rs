@@ -119,9 +119,11 @@ impl Writer<'_> {
         }
     }
 
-    /// A snapshot on which to decide again, if what was decided on an old one may be wrong.
+    /// A snapshot on which to decide again, if what was decided on an old one may be wrong. Once only: what is decided on a
+    /// snapshot that is fresh for this request stands, however much is written meanwhile.
     pub(crate) async fn second_look(
         &self,
+        looked: &mut bool,
         decided: &Result<Option<Revision>, ApiError>,
         on: Revision,
     ) -> Result<Option<Snapshot>, ApiError> {
@@ -130,7 +132,7 @@ impl Writer<'_> {
             Ok(written) => written.is_some_and(|revision| revision <= on),
             Err(refusal) => matches!(refusal.code, 403 | 404 | 409 | 422),
         };
-        if !doubtful {
+        if !doubtful || std::mem::replace(looked, true) {
             return Ok(None);
         }
         let fresh = self.api.store.fresh_snapshot().await.map_err(no_quorum)?;

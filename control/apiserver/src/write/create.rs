@@ -17,7 +17,7 @@ impl Writer<'_> {
     ) -> Result<Written, ApiError> {
         stamp(object.meta_mut(), &target)?;
         let mut snapshot = self.api.store.snapshot();
-        let mut attempt = 0;
+        let (mut attempt, mut looked) = (0, false);
         loop {
             attempt += 1;
             // The last attempt needs no copy to fall back on; nearly always the first one is it.
@@ -27,7 +27,7 @@ impl Writer<'_> {
             if let Err(refusal) = &tried
                 && attempt < ATTEMPTS
                 && let Some(fresh) = self
-                    .second_look(&Err(refusal.clone()), snapshot.revision())
+                    .second_look(&mut looked, &Err(refusal.clone()), snapshot.revision())
                     .await?
             {
                 snapshot = fresh;

@@ -132,13 +132,17 @@ impl Writer<'_> {
         options: &DeleteOptions,
     ) -> Result<Written, ApiError> {
         let mut snapshot = self.api.store.snapshot();
+        let mut looked = false;
         for _ in 0..ATTEMPTS {
             let tried = self.delete_on(&snapshot, target, options).await;
             let decided = match &tried {
                 Ok(done) => Ok(done.as_ref().ok().map(|written| written.revision)),
                 Err(refusal) => Err(refusal.clone()),
             };
-            if let Some(fresh) = self.second_look(&decided, snapshot.revision()).await? {
+            if let Some(fresh) = self
+                .second_look(&mut looked, &decided, snapshot.revision())
+                .await?
+            {
                 snapshot = fresh;
                 continue;
             }

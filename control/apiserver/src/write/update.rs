@@ -51,13 +51,17 @@ impl Writer<'_> {
         E: Into<Edited>,
     {
         let mut snapshot = self.api.store.snapshot();
+        let mut looked = false;
         for _ in 0..ATTEMPTS {
             let tried = self.update_on(&snapshot, target, part, &mut edit).await;
             let decided = match &tried {
                 Ok(done) => Ok(done.as_ref().ok().map(|written| written.revision)),
                 Err(refusal) => Err(refusal.clone()),
             };
-            if let Some(fresh) = self.second_look(&decided, snapshot.revision()).await? {
+            if let Some(fresh) = self
+                .second_look(&mut looked, &decided, snapshot.revision())
+                .await?
+            {
                 snapshot = fresh;
                 continue;
             }
