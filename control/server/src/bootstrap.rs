@@ -8,7 +8,7 @@ use caravel_api::{ApiError, Kind, ObjectName, Row};
 use caravel_apiserver::{ApiServer, Internal};
 use caravel_auth::join::Scope;
 use caravel_auth::{UserInfo, join, policy};
-use caravel_store::Store;
+use caravel_store::{NoQuorum, Store};
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, Subject,
 };
@@ -47,6 +47,14 @@ fn row(group: &str, plural: &str) -> Result<&'static Row> {
 }
 
 /// Creates an object unless it is there.
+/// Would it go through a little later? No leader was there, or it was lost, or another server was faster.
+pub(crate) fn is_temporary(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<NoQuorum>().is_some()
+        || error
+            .downcast_ref::<ApiError>()
+            .is_some_and(|error| matches!(error.code, 409 | 429 | 503 | 504))
+}
+
 async fn ensure(
     verbs: &Internal,
     group: &str,
@@ -250,6 +258,18 @@ fn write_token(path: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_leader_is_no_reason_to_end() {
+        let of = |code: u16| {
+            let error: Result<(), ApiError> = Err(ApiError::new(code, "Reason", "message"));
+            is_temporary(&error.context("create namespaces default").unwrap_err())
+        };
+        assert!(of(504) && of(503) && of(409));
+        assert!(!of(422) && !of(403));
+        assert!(is_temporary(&NoQuorum.into()));
+        assert!(!is_temporary(&anyhow::anyhow!("another")));
+    }
 
     #[test]
     fn only_what_is_missing_is_added() {

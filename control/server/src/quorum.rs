@@ -12,10 +12,10 @@ use caravel_auth::certificate;
 use caravel_auth::join::JoinToken;
 use caravel_client::{JoinTarget, join_server};
 use caravel_peers::membership::Membership;
-use caravel_peers::{GrpcTransport, Member, PeerTls, Served, roster};
+use caravel_peers::{GrpcTransport, Member, PeerTls, RosterError, Served, roster};
 use caravel_rpc::cluster::v1::SignServerRequest;
 use caravel_rpc::peer::v1::AdmitRequest;
-use caravel_store::{Identity, Lost, OpenError, Store, StoreConfig, Target};
+use caravel_store::{CommitError, Identity, Lost, OpenError, Store, StoreConfig, Target};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -102,9 +102,13 @@ pub(crate) async fn open(config: &ServerConfig, listener: TcpListener) -> Result
         majority(&store, &transport).await?;
         match roster::write(&store, &me).await {
             Ok(()) => break,
-            // The majority was lost again meanwhile.
-            Err(error) if store.fresh_snapshot().await.is_err() => {
+            // The majority was lost again meanwhile, or whoever led.
+            Err(error @ (RosterError::NoQuorum(_) | RosterError::Busy)) => {
                 tracing::warn!(%error, "this server cannot be written down yet");
+            }
+            Err(RosterError::Commit(error)) if !matches!(error, CommitError::TooLarge) => {
+                tracing::warn!(%error, "this server cannot be written down yet");
+                sleep(AGAIN).await;
             }
             Err(error) => return Err(error).context("write this server down"),
         }

@@ -23,9 +23,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// Between two attempts at what a lost leader interrupted.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Runs a server until `shutdown`.
 ///
@@ -52,8 +55,12 @@ async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> 
     let (store, authority) = (quorum.store.clone(), quorum.authority.clone());
     let tls = authority::serving(&authority, &config)?;
     let api = make_api(&config, &quorum, &shutdown)?;
-    bootstrap::bootstrap(&api, &config).boxed_local().await?;
-    bootstrap::join_token(&api, &config).boxed_local().await?;
+    let made = shutdown.run_until_cancelled(everything(&api, &config).boxed_local());
+    let Some(made) = made.await else {
+        quorum.end().await;
+        return Ok(());
+    };
+    made?;
     let mut running = Running::new(shutdown.child_token());
     let hand = Arc::new(ApiHand { api: api.clone() });
     running.controllers(
@@ -75,6 +82,23 @@ async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> 
     let ended = running.until_stopped().await;
     quorum.end().await;
     ended
+}
+
+/// Makes what every cluster has. A leader that dies meanwhile is no reason to end: it is all looked at again.
+async fn everything(api: &Arc<ApiServer>, config: &ServerConfig) -> Result<()> {
+    loop {
+        let made = match bootstrap::bootstrap(api, config).boxed_local().await {
+            Ok(()) => bootstrap::join_token(api, config).boxed_local().await,
+            Err(error) => Err(error),
+        };
+        match made {
+            Err(error) if bootstrap::is_temporary(&error) => {
+                tracing::warn!("not everything is there yet: {error:#}");
+                tokio::time::sleep(AGAIN).await;
+            }
+            made => return made,
+        }
+    }
 }
 
 fn directories(config: &ServerConfig) -> Result<()> {
