@@ -5,11 +5,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
-use futures::Stream;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
@@ -18,6 +19,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, BasicNode};
+use parking_lot::Mutex;
 
 use super::machine::Image;
 use super::{Batch, LogId, Outcomes, TypeConfig};
@@ -163,6 +165,32 @@ impl Transport for Alone {
     }
 }
 
+/// What openraft has to send in one stream of appends, until it no longer wants the answers.
+///
+/// All its streams to one replica draw from one place. One that a transport still reads after its session has ended
+/// would take what the next session is to send, and that would never come.
+struct Session<R>(Arc<Mutex<Option<BoxStream<'static, R>>>>);
+
+impl<R: 'static> Session<R> {
+    fn new(requests: BoxStream<'static, R>) -> Self {
+        Session(Arc::new(Mutex::new(Some(requests))))
+    }
+
+    fn requests(&self) -> impl Stream<Item = R> + Send + use<R> {
+        let shared = self.0.clone();
+        stream::poll_fn(move |context| match &mut *shared.lock() {
+            Some(requests) => requests.poll_next_unpin(context),
+            None => Poll::Ready(None),
+        })
+    }
+}
+
+impl<R> Drop for Session<R> {
+    fn drop(&mut self) {
+        drop(self.0.lock().take());
+    }
+}
+
 /// openraft's view of a transport.
 #[derive(Clone)]
 pub(crate) struct Factory(pub Arc<dyn Transport>);
@@ -215,9 +243,17 @@ impl RaftNetworkV2<TypeConfig> for Link {
         if !self.transport.streams() {
             return stream_append_sequential(self, input, option);
         }
-        let appends = self.transport.appends(&self.to, Box::pin(input), option);
+        let session = Session::new(Box::pin(input));
+        let requests = Box::pin(session.requests());
+        let appends = self.transport.appends(&self.to, requests, option);
         Box::pin(async move {
-            let answers: BoxStream<'s, _> = appends.await?;
+            let mut answers = appends.await?;
+            let answers = stream::poll_fn(move |context| {
+                // Lives as long as the answers are wanted.
+                let _ = &session;
+                answers.poll_next_unpin(context)
+            });
+            let answers: BoxStream<'s, _> = Box::pin(answers);
             Ok(answers)
         })
     }
@@ -257,5 +293,27 @@ impl RaftNetworkV2<TypeConfig> for Link {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.transfer_leader(&self.to, req, option).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a transport still reads takes nothing once the answers are not wanted.
+    #[tokio::test]
+    async fn a_session_that_ended_takes_nothing_more() {
+        let (sender, queue) = tokio::sync::mpsc::channel(8);
+        let queue = stream::unfold(queue, async |mut queue| {
+            let next: u32 = queue.recv().await?;
+            Some((next, queue))
+        });
+        let session = Session::new(Box::pin(queue));
+        let mut requests = Box::pin(session.requests());
+        sender.send(1).await.unwrap();
+        assert_eq!(requests.next().await, Some(1));
+        drop(session);
+        assert!(sender.send(2).await.is_err());
+        assert_eq!(requests.next().await, None);
     }
 }
