@@ -387,6 +387,7 @@ where
 /// Everything that was broken is whole again.
 async fn settle(world: &World) {
     world.trace(format_args!("everything is whole again"));
+    world.disarm();
     world.network().heal();
     world.network().weather = Weather::FAIR;
     for id in world.all() {

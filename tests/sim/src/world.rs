@@ -304,6 +304,11 @@ impl World {
         self.0.traps.lock().push(trap);
     }
 
+    /// No trap is left.
+    pub fn disarm(&self) {
+        self.0.traps.lock().clear();
+    }
+
     fn sprung(&self, trap: Trap, id: u64) {
         let mut traps = self.0.traps.lock();
         if let Some(at) = traps.iter().position(|set| *set == trap) {
