@@ -101,6 +101,8 @@ impl Running {
     /// Waits for the order to stop, or for a part that ends unasked; then for all of them, for a while.
     pub(crate) async fn until_stopped(mut self) -> anyhow::Result<()> {
         let unasked = tokio::select! {
+            // The order to stop comes first: parts end by it at the same moment.
+            biased;
             () = self.stop.cancelled() => None,
             ended = self.tasks.join_next() => ended,
         };
