@@ -159,19 +159,18 @@ async fn begin(
         .await
         .context("listen for the other servers")?;
     let transport = GrpcTransport::new();
-    let keys = dir.join("keys");
     let config = StoreConfig {
         node_id,
         cluster,
         bootstrap: cluster.is_none(),
         address: peer.to_string(),
-        ..StoreConfig::single(dir.join("data"), keys.clone())
+        ..StoreConfig::single(dir.join("data"), dir.join("keys"))
     };
     let store = Store::open_with(config, transport.clone())
         .await
         .context("open the store")?;
     transport.speak_as(store.identity(), tls.clone());
-    let served = serve(listener, &tls, &store, transport.clone(), keys)?;
+    let served = serve(listener, &tls, &store, transport.clone())?;
     let opened = Opened {
         store,
         _served: Some(served),
