@@ -135,8 +135,7 @@ impl Authority {
             name: name.into(),
             group: group.map(Into::into),
         };
-        self.cluster
-            .issue(&profile, clock::system(), LEAF_VALIDITY)
+        self.cluster.issue(&profile, clock::system(), LEAF_VALIDITY)
     }
 
     /// For the administrator's kubeconfig.

@@ -4,8 +4,8 @@
 //! Nothing here knows a socket, a clock (except [`time::now`]) or a disk. Behaviour follows
 //! `k8s.io/apimachinery` and `k8s.io/api`; each file names the upstream rule it keeps to.
 
-pub(crate) mod columns;
 pub mod clock;
+pub(crate) mod columns;
 pub mod discovery;
 pub mod field;
 pub mod generate;
