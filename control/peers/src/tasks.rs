@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -54,7 +55,6 @@ pub fn serve(
     };
     let router = Server::builder()
         .tls_config(tls.serving())?
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PONG))
         .initial_stream_window_size(WINDOW)
@@ -64,7 +64,11 @@ pub fn serve(
     let mut tasks = JoinSet::new();
     let ended = stop.clone();
     tasks.spawn(async move {
-        let connections = TcpListenerStream::new(listener);
+        // The server's own setting does not reach connections that it is handed. Without it an answer waits for the other
+        // side's delayed acknowledgement, 40 ms.
+        let connections = TcpListenerStream::new(listener).map(|connection| {
+            connection.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        });
         let served = router
             .serve_with_incoming_shutdown(connections, ended.cancelled_owned())
             .await;
