@@ -3,14 +3,9 @@
 //! A request is open until the last byte of its answer was sent, so that a watch keeps its connection. Upstream: `http.Server`'s
 //! `IdleTimeout` of 90 s.
 
-use crate::body::{Body, BoxError};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
-use std::pin::Pin;
+use crate::body::{self, Body};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -67,7 +62,7 @@ impl Activity {
 impl Open {
     /// The request's answer keeps it open.
     pub(crate) fn until_sent(self, body: Body) -> Body {
-        Sending { body, _open: self }.boxed_unsync()
+        body::keeping(body, self)
     }
 }
 
@@ -79,35 +74,11 @@ impl Drop for Open {
     }
 }
 
-struct Sending {
-    body: Body,
-    _open: Open,
-}
-
-impl http_body::Body for Sending {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::body::full;
+    use http_body_util::BodyExt as _;
 
     const FIRST: Duration = Duration::from_secs(20);
     const IDLE: Duration = Duration::from_secs(90);

@@ -8,21 +8,16 @@
 mod event;
 pub(crate) mod file;
 
-use crate::body::{Body, BoxError};
+use crate::body::{self, Body};
 use crate::server::{ConfigError, Peer};
 use crate::stack::Ask;
-use bytes::Bytes;
 use caravel_auth::UserInfo;
 use caravel_exporter::prometheus::{IntCounter, IntCounterVec, Opts};
 use caravel_exporter::{MetricsError, Registry};
 pub(crate) use event::Outcome;
 use event::{Event, Stage};
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -203,7 +198,8 @@ impl Trail {
             return response;
         }
         let trail = Trail(Some(open));
-        response.map(|inner| Trailed { inner, trail }.boxed_unsync())
+        // A long answer: its end ends the trail.
+        response.map(|answer| body::keeping(answer, trail))
     }
 }
 
@@ -224,33 +220,6 @@ impl Drop for Trail {
         if let Some(mut open) = self.0.take() {
             open.log.write_now(open.event.line(Stage::ResponseComplete));
         }
-    }
-}
-
-/// A long answer: its end ends the trail.
-struct Trailed {
-    inner: Body,
-    #[allow(dead_code, reason = "its drop is what it is for")]
-    trail: Trail,
-}
-
-impl http_body::Body for Trailed {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 
