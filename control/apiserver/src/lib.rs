@@ -10,6 +10,7 @@ mod audit;
 mod body;
 mod discovery;
 mod flow;
+mod freshness;
 mod grpc;
 mod health;
 mod info;

@@ -11,6 +11,7 @@ mod update;
 pub(crate) use update::{Current, Edited, Part};
 
 use crate::admission::{Admission, Operation};
+use crate::freshness;
 use crate::options::WriteOptions;
 use crate::server::ApiServer;
 use bytes::Bytes;
@@ -20,15 +21,13 @@ use caravel_registry::{Object, Resource};
 use caravel_schema::managed::{Writer as ManagedWriter, track_update};
 use caravel_store::{CommitError, Committed, Epoch, NoQuorum, Snapshot, Txn};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde::Deserialize;
 use serde_json::Value;
-use std::time::Duration;
-use tokio::time::Instant;
 
 pub use delete::{DeleteOptions, Propagation};
 
 /// How often a recipe runs before the conflict is the client's.
 pub(crate) const ATTEMPTS: usize = 8;
-pub(crate) const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// Who writes and how.
 #[derive(Clone)]
@@ -108,7 +107,7 @@ impl Writer<'_> {
             Ok(committed) => Ok(Proposed::Done(committed)),
             Err(CommitError::Conflict(key, revision)) => Ok(Proposed::Conflict(key, revision)),
             Err(CommitError::Unknown) => Err(ApiError::timeout_unknown()),
-            Err(CommitError::NoQuorum) => Err(no_quorum(NoQuorum)),
+            Err(CommitError::NoQuorum) => Err(freshness::no_quorum(NoQuorum)),
             Err(CommitError::Busy) => Err(ApiError::too_many_requests(
                 "Too many writes are under way, please try again later.",
                 1,
@@ -135,7 +134,7 @@ impl Writer<'_> {
         if !doubtful || std::mem::replace(looked, true) {
             return Ok(None);
         }
-        let fresh = self.api.store.fresh_snapshot().await.map_err(no_quorum)?;
+        let fresh = freshness::current(&self.api.store).await?;
         Ok((fresh.revision() > on).then_some(fresh))
     }
 
@@ -143,12 +142,9 @@ impl Writer<'_> {
     pub(crate) async fn newer(&self, found: Revision) -> Result<Snapshot, ApiError> {
         let store = &self.api.store;
         if found == Revision(0) {
-            return store.fresh_snapshot().await.map_err(no_quorum);
+            return freshness::current(store).await;
         }
-        store
-            .at_least(found, Instant::now() + CATCH_UP)
-            .await
-            .map_err(|error| ApiError::too_new(error.asked, error.current))
+        freshness::at_least(store, found).await
     }
 
     /// Runs the admission list on a write.
@@ -218,13 +214,6 @@ fn managed_fields(value: &Value) -> Result<Option<Vec<ManagedFieldsEntry>>, ApiE
         .map(Vec::<ManagedFieldsEntry>::deserialize)
         .transpose()
         .map_err(ApiError::internal)
-}
-
-use serde::Deserialize;
-
-/// 503 while no leader can be found.
-pub(crate) fn no_quorum(error: NoQuorum) -> ApiError {
-    ApiError::unavailable(error.to_string())
 }
 
 /// A conflict that did not go away.

@@ -2,6 +2,7 @@
 
 use super::{decode, json_body, protobuf_to_json, read, writer, written, yaml_to_json};
 use crate::body::Body;
+use crate::freshness;
 use crate::negotiate::{self, Encoding};
 use crate::respond;
 use crate::selection::Selection;
@@ -9,7 +10,7 @@ use crate::server::ApiServer;
 use crate::shape;
 use crate::stack::Ask;
 use crate::verbs::list;
-use crate::write::{Current, DeleteOptions, Part, Target, Written, no_quorum};
+use crate::write::{Current, DeleteOptions, Part, Target, Written};
 use bytes::Bytes;
 use caravel_api::{ApiError, Row};
 use futures::{StreamExt, TryStreamExt};
@@ -133,7 +134,7 @@ pub(crate) async fn delete_collection(
     let mut writer = writer(api, ask, "DeleteOptions")?;
     writer.options.dry_run |= options.dry_run;
     let selection = Selection::parse(row, &ask.query)?;
-    let snapshot = api.store.fresh_snapshot().await.map_err(no_quorum)?;
+    let snapshot = freshness::current(&api.store).await?;
     let range = list::range(row, &ask.info.namespace, &selection);
     let targets: Vec<Target> = snapshot
         .list(&range)

@@ -2,6 +2,7 @@
 //! Upstream: apiserver/pkg/registry/generic/registry/store.go (`ListPredicate`), apiserver/pkg/storage/continue.go.
 
 use crate::body::{Body, Listing};
+use crate::freshness;
 use crate::negotiate::Shape;
 use crate::options::refuse;
 use crate::query::Query;
@@ -10,7 +11,6 @@ use crate::selection::Selection;
 use crate::server::ApiServer;
 use crate::shape::{self, Include};
 use crate::stack::Ask;
-use crate::write::no_quorum;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -21,10 +21,7 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
 
-const CATCH_UP: Duration = Duration::from_secs(3);
 const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
 /// What a continue token says: where to go on, and in which state (-1: whichever is current).
@@ -212,7 +209,7 @@ async fn state(
         }
         let range = whole.from_start(start);
         if token.rv < 0 {
-            return Ok((api.store.fresh_snapshot().await.map_err(no_quorum)?, range));
+            return Ok((freshness::current(&api.store).await?, range));
         }
         let revision = Revision(token.rv.unsigned_abs());
         let kept = api
@@ -224,15 +221,11 @@ async fn state(
             .ok_or_else(|| expired(&token.start));
     }
     let snapshot = match version {
-        None => api.store.fresh_snapshot().await.map_err(no_quorum)?,
+        None => freshness::current(&api.store).await?,
         Some("0") => api.store.snapshot(),
         Some(text) => {
             let revision: Revision = parse(text)?;
-            let snapshot = api
-                .store
-                .at_least(revision, Instant::now() + CATCH_UP)
-                .await
-                .map_err(|error| ApiError::too_new(error.asked, error.current))?;
+            let snapshot = freshness::at_least(&api.store, revision).await?;
             let exact = wanted == Some("Exact")
                 || (wanted.is_none() && query.number("limit").ok().flatten().unwrap_or(0) > 0);
             if exact && snapshot.revision() != revision {

@@ -2,16 +2,16 @@
 //! asked; with one, a state at least as new; with 0, whatever this server has. Upstream: apiserver/pkg/storage/cacher.go, Get.
 
 use crate::body::Body;
+use crate::freshness;
 use crate::respond;
 use crate::server::ApiServer;
 use crate::shape::{self, Include};
 use crate::stack::Ask;
 use crate::verbs::list;
-use crate::write::{CATCH_UP, Target, no_quorum};
+use crate::write::Target;
 use caravel_api::ApiError;
 use caravel_store::Snapshot;
 use http::{Response, StatusCode};
-use tokio::time::Instant;
 
 /// Answers a get.
 pub(crate) async fn get(
@@ -33,11 +33,8 @@ pub(crate) async fn get(
 pub(crate) async fn snapshot(api: &ApiServer, ask: &Ask) -> Result<Snapshot, ApiError> {
     let store = &api.store;
     match ask.query.text("resourceVersion") {
-        None => store.fresh_snapshot().await.map_err(no_quorum),
+        None => freshness::current(store).await,
         Some("0") => Ok(store.snapshot()),
-        Some(text) => store
-            .at_least(list::parse(text)?, Instant::now() + CATCH_UP)
-            .await
-            .map_err(|error| ApiError::too_new(error.asked, error.current)),
+        Some(text) => freshness::at_least(store, list::parse(text)?).await,
     }
 }

@@ -4,6 +4,7 @@
 //! Upstream: apiserver/pkg/endpoints/handlers/{watch,get}.go, apiserver/pkg/storage/cacher.
 
 use crate::body::{Body, BoxError};
+use crate::freshness;
 use crate::negotiate::Shape;
 use crate::options::refuse;
 use crate::query::Query;
@@ -13,7 +14,6 @@ use crate::server::ApiServer;
 use crate::shape::{self, Include};
 use crate::stack::Ask;
 use crate::verbs::list;
-use crate::write::no_quorum;
 use bytes::{BufMut, Bytes, BytesMut};
 use caravel_api::{ApiError, FieldError, Path, Revision, Row};
 use caravel_exporter::prometheus::IntCounter;
@@ -190,12 +190,8 @@ async fn start(api: &ApiServer, query: &Query, bookmarks: bool) -> Result<Start,
         });
     }
     let snapshot = match version {
-        None => api.store.fresh_snapshot().await.map_err(no_quorum)?,
-        Some(_) => api
-            .store
-            .at_least(revision, Instant::now() + Duration::from_secs(3))
-            .await
-            .map_err(|error| ApiError::too_new(error.asked, error.current))?,
+        None => freshness::current(&api.store).await?,
+        Some(_) => freshness::at_least(&api.store, revision).await?,
     };
     Ok(Start {
         after: snapshot.revision(),

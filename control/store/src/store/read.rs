@@ -9,6 +9,7 @@ use crate::raft::LogId;
 use crate::sabotage::{self, Sabotage};
 use crate::snapshot::Snapshot;
 use caravel_api::Revision;
+use futures::FutureExt as _;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use parking_lot::Mutex;
@@ -135,7 +136,11 @@ impl Store {
         if sabotage::on(Sabotage::StaleRead) && self.inner.raft.is_leader() {
             return Ok(());
         }
-        self.inner.rounds.pass(async || self.confirm().await).await
+        // Boxed: what a majority is asked with is deep, and whatever reads or writes holds it.
+        self.inner
+            .rounds
+            .pass(async || self.confirm().boxed().await)
+            .await
     }
 
     async fn confirm(&self) -> Result<(), NoQuorum> {
@@ -192,7 +197,6 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::FutureExt as _;
     use std::cell::Cell;
     use tokio::sync::Notify;
 
