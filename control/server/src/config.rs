@@ -6,7 +6,6 @@ use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// A server's configuration.
 #[derive(Clone, Debug)]
@@ -92,8 +91,8 @@ impl Default for ServerConfig {
             snapshot_hours: 12,
             snapshot_retention: 5,
             snapshot_dir: None,
-            heartbeat_ms: 65,
-            election_ms: 330,
+            heartbeat_ms: Timing::HEARTBEAT_MS,
+            election_ms: Timing::ELECTION_MS,
             advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
             name: "server".to_owned(),
             tls_sans: Vec::new(),
@@ -189,16 +188,10 @@ impl ServerConfig {
             .unwrap_or_else(|| self.data_dir.join("snapshots"))
     }
 
-    /// Raft's clock. A follower waits the most of it for a leader that it had, and then a random part: 0.8 to 1 s by default,
-    /// about what etcd's one time-out of 1 s comes to.
+    /// Raft's clock.
     #[must_use]
     pub fn timing(&self) -> Timing {
-        Timing {
-            heartbeat: Duration::from_millis(self.heartbeat_ms),
-            election_min: Duration::from_millis(self.election_ms),
-            election_max: Duration::from_millis(self.election_ms * 3 / 2),
-            ..Timing::default()
-        }
+        Timing::of(self.heartbeat_ms, self.election_ms)
     }
 
     /// The server's URL for nodes.

@@ -108,18 +108,31 @@ pub struct Timing {
     pub catch_up: Duration,
 }
 
-impl Default for Timing {
-    fn default() -> Self {
+impl Timing {
+    /// Milliseconds between heartbeats, and the least after which a silent leader is replaced, where nothing else is said.
+    pub const HEARTBEAT_MS: u64 = 65;
+    pub const ELECTION_MS: u64 = 330;
+
+    /// A follower waits the most for a leader that it had, and then a random part between the least and the most: 0.8 to 1 s by
+    /// default, about what etcd's one time-out of 1 s comes to.
+    #[must_use]
+    pub fn of(heartbeat_ms: u64, election_ms: u64) -> Self {
         Timing {
-            heartbeat: Duration::from_millis(65),
-            election_min: Duration::from_millis(330),
-            election_max: Duration::from_millis(495),
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            election_min: Duration::from_millis(election_ms),
+            election_max: Duration::from_millis(election_ms * 3 / 2),
             commit: Duration::from_secs(10),
             leader_within: Duration::from_secs(4),
             contact: Duration::from_secs(10),
             snapshot: Duration::from_secs(600),
             catch_up: Duration::from_secs(3),
         }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing::of(Timing::HEARTBEAT_MS, Timing::ELECTION_MS)
     }
 }
 

@@ -8,6 +8,7 @@ pub use certificate::CertificateCommand;
 pub use doctor::DoctorArgs;
 pub use lab::{LabCommand, LabDir, LabImageCommand};
 
+use caravel_store::Timing;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use std::net::IpAddr;
@@ -215,7 +216,7 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "CARAVEL_HEARTBEAT_INTERVAL",
-        default_value_t = 65,
+        default_value_t = Timing::HEARTBEAT_MS,
         value_name = "MS"
     )]
     pub heartbeat_interval: u64,
@@ -224,7 +225,7 @@ pub struct ServerArgs {
     #[arg(
         long,
         env = "CARAVEL_ELECTION_TIMEOUT",
-        default_value_t = 330,
+        default_value_t = Timing::ELECTION_MS,
         value_name = "MS"
     )]
     pub election_timeout: u64,
