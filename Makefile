@@ -15,7 +15,7 @@ help:
 	@echo "make sim    the quorum on simulated time, SEEDS=500 seeds of faults (minutes)"
 	@echo "make lint   formatting, lints, licences"
 	@echo "make bench  speed beside a peer measured in the same run"
-	@echo "make chaos  every fault under load, at length (an hour); ARGS='--kills 1000' for more"
+	@echo "make chaos  every fault under load, at length; ARGS='--kills 1000' for more"
 	@echo "make vm     a pod under systemd and cgroup v2, in an emulated machine (minutes)"
 	@echo "make build  the release program: $(CARAVEL)"
 
