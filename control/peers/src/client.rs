@@ -28,7 +28,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -79,6 +79,8 @@ pub struct GrpcTransport {
     me: Mutex<Option<Arc<Me>>>,
     channels: Mutex<BTreeMap<(u64, Lane), (String, Channel)>>,
     removed: watch::Sender<bool>,
+    /// Who answered last that its disk is full.
+    full: Mutex<BTreeSet<u64>>,
 }
 
 impl GrpcTransport {
@@ -176,9 +178,20 @@ impl GrpcTransport {
     {
         let frame = Frame {
             body: wire::encode(request),
+            full: false,
         };
         let answer = self.call(to, Lane::Prompt, within, frame, ask).await?;
+        self.note_room(to.id, answer.full);
         wire::decode(&answer.body).map_err(|error| malformed(&error))
+    }
+
+    /// Heartbeats ask often enough, also for the news that there is room again.
+    fn note_room(&self, id: u64, full: bool) {
+        let mut known = self.full.lock();
+        match full {
+            true => known.insert(id),
+            false => known.remove(&id),
+        };
     }
 
     /// The keys everything durable is sealed with, and which of them is used (0: the highest).
@@ -445,6 +458,10 @@ impl Transport for GrpcTransport {
         true
     }
 
+    fn full(&self) -> BTreeSet<u64> {
+        self.full.lock().clone()
+    }
+
     async fn appends(
         &self,
         to: &Target,
@@ -459,6 +476,7 @@ impl Transport for GrpcTransport {
         let requests = stream::iter([first]).chain(requests);
         let frames = requests.map(|request| Frame {
             body: wire::encode(&request),
+            full: false,
         });
         let (mut client, caller) = self.client(to, Lane::Bulk).map_err(rpc)?;
         let mut request = Request::new(frames.boxed());

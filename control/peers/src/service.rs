@@ -50,6 +50,13 @@ impl PeerService {
         wire::decode(&request.into_inner().body).map_err(|error| malformed(&error))
     }
 
+    fn frame<T: Wire>(&self, message: &T) -> Response<Frame> {
+        Response::new(Frame {
+            body: wire::encode(message),
+            full: self.peer.is_full(),
+        })
+    }
+
     async fn receive(
         &self,
         mut transfer: Transfer,
@@ -84,12 +91,6 @@ fn refused(error: PartError) -> Status {
     }
 }
 
-fn frame<T: Wire>(message: &T) -> Response<Frame> {
-    Response::new(Frame {
-        body: wire::encode(message),
-    })
-}
-
 /// As a status; a server that was removed finds it in the metadata.
 pub(crate) fn removed(status: Status) -> Status {
     let mut status = status;
@@ -116,7 +117,7 @@ impl PeerRpc for PeerService {
     async fn append(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
         let request: AppendEntriesRequest<TypeConfig> = self.read(request)?;
         let answer = self.peer.append(request).await;
-        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+        Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }
 
     type AppendsStream = BoxStream<'static, Result<Frame, Status>>;
@@ -144,6 +145,7 @@ impl PeerRpc for PeerService {
             let answer = answer.map_err(|error| stopped(&error))?;
             Ok(Frame {
                 body: wire::encode(&answer),
+                full: false,
             })
         });
         Ok(Response::new(answers.boxed()))
@@ -152,13 +154,13 @@ impl PeerRpc for PeerService {
     async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
         let request: VoteRequest<TypeConfig> = self.read(request)?;
         let answer = self.peer.vote(request).await;
-        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+        Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }
 
     async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
         let request: VoteRequest<TypeConfig> = self.read(request)?;
         let answer = self.peer.pre_vote(request).await;
-        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+        Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }
 
     async fn snapshot_progress(
@@ -194,7 +196,7 @@ impl PeerRpc for PeerService {
         };
         let answer = self.peer.snapshot(head.vote, snapshot).await;
         tracing::info!("a snapshot was installed");
-        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+        Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }
 
     type StateStream = BoxStream<'static, Result<SnapshotPart, Status>>;
@@ -220,13 +222,13 @@ impl PeerRpc for PeerService {
     async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
         let request: TransferLeaderRequest<TypeConfig> = self.read(request)?;
         let answer = self.peer.transfer_leader(request).await;
-        Ok(frame(&answer.map_err(|error| stopped(&error))?))
+        Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }
 
     async fn propose(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
         let batch: Batch = self.read(request)?;
         match self.peer.propose(batch).await {
-            Ok(outcomes) => Ok(frame(&outcomes)),
+            Ok(outcomes) => Ok(self.frame(&outcomes)),
             Err(ForwardError::Nothing) => Err(Status::unavailable("this server does not lead")),
             Err(ForwardError::Unknown) => Err(Status::aborted("the outcome is unknown")),
             Err(ForwardError::Full(why)) => Err(Status::resource_exhausted(why)),
@@ -239,7 +241,7 @@ impl PeerRpc for PeerService {
     ) -> Result<Response<Frame>, Status> {
         self.check(&request)?;
         match self.peer.read_index().await {
-            Ok(index) => Ok(frame(&index)),
+            Ok(index) => Ok(self.frame(&index)),
             Err(_) => Err(Status::unavailable("this server does not lead")),
         }
     }

@@ -135,7 +135,7 @@ impl Peer {
 
     /// A follower's users' writes.
     pub async fn propose(&self, batch: Batch) -> Result<Outcomes, ForwardError> {
-        if let Some(why) = self.alarm.as_ref().and_then(Alarm::text) {
+        if let Some(why) = self.alarm.as_ref().and_then(|it| it.refusal(&self.raft)) {
             return Err(ForwardError::Full(why));
         }
         match self.raft.client_write(batch).await {
@@ -145,6 +145,11 @@ impl Peer {
             }
             Err(RaftError::APIError(_) | RaftError::Fatal(_)) => Err(ForwardError::Unknown),
         }
+    }
+
+    /// Has its disk no room for more?
+    pub fn is_full(&self) -> bool {
+        self.alarm.as_ref().and_then(Alarm::text).is_some()
     }
 
     /// How far a replica must have applied for a read begun now to be current.

@@ -4,10 +4,19 @@
 //! given to the database's file already, beyond its end (see `Backend::room`). While the runway cannot be kept, a leader
 //! refuses new writes and says why; what is under way has the runway left. Close to its end nothing is written at all, and
 //! whoever waits for the disk waits. Reads need no disk. Space that comes back is noticed, and all goes on.
+//!
+//! A follower says so with its answers. Where those with room are no majority, a leader with room refuses, too: it could
+//! store what nobody would acknowledge.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use openraft::async_runtime::watch::WatchReceiver;
+
+use crate::raft::Raft;
+use crate::raft::transport::Transport;
 
 /// What is kept in reserve.
 pub(crate) const RUNWAY: u64 = 32 << 20;
@@ -41,6 +50,23 @@ pub(crate) fn is_short(left: u64) -> bool {
     left < EXTEND
 }
 
+/// What is said to people where the voters with room are no majority.
+fn without_majority(voters: impl Iterator<Item = u64>, full: &BTreeSet<u64>) -> Option<String> {
+    let (short, roomy): (BTreeSet<u64>, BTreeSet<u64>) = voters.partition(|id| full.contains(id));
+    if roomy.len() > (short.len() + roomy.len()) / 2 {
+        return None;
+    }
+    let short: Vec<String> = short.iter().map(u64::to_string).collect();
+    let (servers, short) = match &short[..] {
+        [one] => ("disk of server", format!("{one} is")),
+        all => ("disks of servers", format!("{} are", all.join(" and "))),
+    };
+    Some(format!(
+        "the {servers} {short} full: there is no majority of servers with room for more. Writes are refused until there is; \
+         remove files there or enlarge those disks, and the servers go on by themselves",
+    ))
+}
+
 /// What the disk thread tells everybody else of the room.
 #[derive(Clone)]
 pub(crate) struct Alarm(Arc<Shared>);
@@ -48,6 +74,8 @@ pub(crate) struct Alarm(Arc<Shared>);
 struct Shared {
     short: AtomicBool,
     dir: PathBuf,
+    /// Who tells of the others.
+    others: OnceLock<Arc<dyn Transport>>,
 }
 
 impl Alarm {
@@ -55,7 +83,28 @@ impl Alarm {
         Alarm(Arc::new(Shared {
             short: AtomicBool::new(false),
             dir,
+            others: OnceLock::new(),
         }))
+    }
+
+    /// The others tell of their disks by this way.
+    pub fn hear(&self, others: Arc<dyn Transport>) {
+        // Said once, when a store starts.
+        let _ = self.0.others.set(others);
+    }
+
+    /// Why a leader refuses new writes: its own disk is full, or so many others that no majority is left. What was said
+    /// before it led counts until the next heartbeat.
+    pub fn refusal(&self, raft: &Raft) -> Option<String> {
+        self.text().or_else(|| {
+            let full = self.0.others.get()?.full();
+            if full.is_empty() {
+                return None;
+            }
+            let metrics = raft.metrics();
+            let membership = metrics.borrow_watched().membership_config.clone();
+            without_majority(membership.voter_ids(), &full)
+        })
     }
 
     /// What is said to people, while there is little room or none.
@@ -101,6 +150,30 @@ mod tests {
             assert_eq!(room(left, extended), expected, "{left} {extended}");
         }
         assert!(!is_short(EXTEND) && is_short(EXTEND - 1));
+    }
+
+    #[test]
+    fn a_majority_with_room_is_enough() {
+        let refused = |voters: &[u64], full: &[u64]| {
+            let full = full.iter().copied().collect();
+            without_majority(voters.iter().copied(), &full)
+        };
+        for (voters, full) in [
+            (&[1, 2, 3][..], &[2][..]),
+            (&[1, 2, 3], &[7, 8]),
+            (&[1, 2, 3, 4, 5], &[1, 5]),
+            (&[1], &[]),
+        ] {
+            assert_eq!(refused(voters, full), None, "{voters:?} {full:?}");
+        }
+        let why = refused(&[1, 2, 3], &[2, 3]).unwrap();
+        assert!(
+            why.starts_with("the disks of servers 2 and 3 are full"),
+            "{why}"
+        );
+        let why = refused(&[1, 2], &[2]).unwrap();
+        assert!(why.starts_with("the disk of server 2 is full"), "{why}");
+        assert!(refused(&[1, 2, 3, 4, 5], &[2, 3, 5]).is_some());
     }
 
     #[test]

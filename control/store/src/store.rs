@@ -244,6 +244,7 @@ impl Store {
             &config.limits,
         );
         if let Some(alarm) = &alarm {
+            alarm.hear(transport.clone());
             tasks::start_hand_over(&tasks, raft.clone(), alarm.clone());
         }
         let proposer = tasks::start_proposer(&tasks, raft.clone(), transport.clone(), &config);
@@ -372,7 +373,7 @@ impl Store {
             ..
         } = &*self.inner;
         // Where another leads, its disk counts.
-        if let Some(why) = alarm.as_ref().and_then(Alarm::text)
+        if let Some(why) = alarm.as_ref().and_then(|it| it.refusal(raft))
             && raft.metrics().borrow_watched().state == ServerState::Leader
         {
             return Err(CommitError::Full(why));

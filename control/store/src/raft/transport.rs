@@ -3,6 +3,7 @@
 //! `Transport` sends, `Peer` (see `Store::peer`) receives; what lies between is the transport's business. A pre-vote
 //! must really be asked for: openraft's default grants it. Writes and read barriers of a follower travel here too.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
@@ -61,6 +62,10 @@ pub trait Transport: Send + Sync + 'static {
     /// Many appends without waiting for the answer to each. False: this transport sends them one by one.
     fn streams(&self) -> bool {
         false
+    }
+    /// Those who said last that their disks are full.
+    fn full(&self) -> BTreeSet<u64> {
+        BTreeSet::new()
     }
     /// Called only where `streams`.
     async fn appends(
