@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::config::StoreConfig;
 use crate::io::Job;
 use crate::keys::{KeyError, KeyRing};
+use crate::level::{self, LevelError};
 use crate::open::{OpenError, is_begun, open};
 use crate::raft::machine::Image;
 use crate::raft::{LogId, Membership, Vote};
@@ -63,6 +64,8 @@ pub enum BackupError {
     Content(#[from] TransferError),
     #[error("{0} holds a store already. Move it away first")]
     Begun(std::path::PathBuf),
+    #[error(transparent)]
+    Level(#[from] LevelError),
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -208,6 +211,7 @@ pub fn restore(
         return Err(BackupError::Begun(config.dir.clone()));
     }
     let mut state = (*backup.image.0).clone();
+    level::holdable(state.level(), config.supports)?;
     for range in leave_out {
         state.forget(range);
     }
@@ -236,6 +240,7 @@ pub fn restore(
         log_id: Some(log_id),
         membership: Membership::new(Some(log_id), members),
         revision: state.revision(),
+        level: state.level(),
         count: state.count() as u64,
     };
     let vote = Vote {

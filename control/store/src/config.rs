@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::level::Level;
+use crate::simulation::Digests;
 use crate::watch::RingLimits;
 
 /// The largest object kept, in bytes of JSON (as etcd's default request limit).
@@ -39,6 +41,11 @@ pub struct StoreConfig {
     pub timing: Timing,
     pub limits: Limits,
     pub rings: RingLimits,
+    /// The highest level that this replica supports. Lower than the program's only in tests, where it plays an older
+    /// release.
+    pub supports: Level,
+    /// Where to write down each state, in tests.
+    pub digests: Option<Digests>,
 }
 
 impl StoreConfig {
@@ -69,6 +76,8 @@ impl StoreConfig {
             timing,
             limits,
             rings: RingLimits::default(),
+            supports: Level::HIGHEST,
+            digests: None,
         }
     }
 

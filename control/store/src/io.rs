@@ -549,7 +549,8 @@ pub(crate) fn open_log_entry(sealer: &Sealer, index: u64, sealed: Vec<u8>) -> io
     let record = sealer
         .open("log", &index.to_be_bytes(), sealed)
         .map_err(|error| bad(error.to_string()))?;
-    let entry = record::read_log_entry(&record).map_err(|error| bad(error.to_string()))?;
+    let entry = record::read_log_entry(&record)
+        .map_err(|error| io::Error::new(error.kind(), format!("log entry {index}: {error}")))?;
     if entry.log_id.index == index {
         Ok(entry)
     } else {

@@ -12,6 +12,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
 use tokio::time::{Instant, timeout_at};
 
+use crate::level::Level;
 use crate::propose::target;
 use crate::raft::transport::Target;
 use crate::raft::{Raft, TypeConfig};
@@ -74,6 +75,14 @@ pub enum MemberError {
         "server {0} did not catch up in time; it goes on as a learner and can be promoted later"
     )]
     Behind(u64),
+    #[error(
+        "server {id} supports log entries up to level {supports}, and the cluster is at level {level}: start a newer release on it"
+    )]
+    Level {
+        id: u64,
+        supports: Level,
+        level: Level,
+    },
     #[error("no other voter answers that could lead")]
     Nobody,
     #[error("the outcome is unknown: {0}")]

@@ -110,6 +110,7 @@ fn install(writer: &mut Writer, received: Received) -> io::Result<()> {
         log_id: meta.last_log_id,
         membership: meta.last_membership,
         revision: state.revision(),
+        level: state.level(),
         count: state.count() as u64,
     };
     let objects = applied.count;

@@ -21,6 +21,7 @@ use crate::guard::Guard;
 use crate::io::reseal::OldSeals;
 use crate::io::{Resume, Writer, open_log_entry};
 use crate::keys::KeyRing;
+use crate::level::{self, Level};
 use crate::mend::{self, Lost, Received};
 use crate::raft::log::Tail;
 use crate::raft::{LogId, Membership, Vote};
@@ -46,6 +47,9 @@ pub enum OpenError {
         what: String,
         remedy: String,
     },
+    /// It is whole, and this release cannot read it.
+    #[error("{file} was written by a newer release: {what}", file = file.display())]
+    Newer { file: PathBuf, what: String },
     #[error("opening {file}: {cause}", file = file.display())]
     Io { file: PathBuf, cause: io::Error },
     #[error(transparent)]
@@ -111,7 +115,9 @@ pub(crate) fn open_with_received(
     let found = open(config)?;
     match found.lost {
         Some(lost) if !received.serves(&lost) => Err(OpenError::Lost(Box::new(lost))),
-        Some(_) => {
+        Some(lost) => {
+            level::holdable(received.image.0.level(), config.supports)
+                .map_err(|error| from_disk(&lost.file, error.into()))?;
             anew(config, found.writer, Some(received))?;
             open(config)
         }
@@ -208,6 +214,10 @@ fn damaged(file: &Path, what: String) -> OpenError {
 fn from_disk(file: &Path, cause: io::Error) -> OpenError {
     match cause.kind() {
         io::ErrorKind::InvalidData => damaged(file, cause.to_string()),
+        io::ErrorKind::Unsupported => OpenError::Newer {
+            file: file.to_owned(),
+            what: cause.to_string(),
+        },
         _ => OpenError::Io {
             file: file.to_owned(),
             cause,
@@ -233,7 +243,8 @@ fn open_backend(
             .map_err(|error| unsealed(&file, config, &name, error))?;
         meta.insert(name, record);
     }
-    let read = |error: RecordError| wrong(error.to_string());
+    let read =
+        |error: RecordError| from_disk(&file, io::Error::new(error.kind(), error.to_string()));
     let vote: Option<Vote> = meta
         .get(names::VOTE)
         .map(|record| record::read_vote(record))
@@ -339,7 +350,14 @@ fn open_backend(
         Ok(applied) if applied.log_id < purged => Err(invalid(
             "its objects are older than its log reaches back".into(),
         )),
-        Ok(applied) => load_state(&mut *backend, &sealer, generation, applied, &mut old),
+        Ok(applied) => load_state(
+            &mut *backend,
+            &sealer,
+            generation,
+            applied,
+            config.supports,
+            &mut old,
+        ),
         Err(cause) => Err(io::Error::new(cause.kind(), cause.to_string())),
     };
     let mut lost = None;
@@ -454,7 +472,9 @@ fn load_log(
         if sealer.is_old(&sealed) {
             old.log_below = index + 1;
         }
-        tail.push(open_log_entry(sealer, index, sealed)?);
+        let entry = open_log_entry(sealer, index, sealed)?;
+        level::readable(&entry, config.supports)?;
+        tail.push(entry);
         Ok(())
     })?;
     Ok(tail)
@@ -473,7 +493,7 @@ fn load_applied(
     let opened = sealer
         .open("applied", b"", sealed)
         .map_err(|error| invalid(error.to_string()))?;
-    record::read_applied(&opened).map_err(|error| invalid(error.to_string()))
+    record::read_applied(&opened).map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
 fn load_state(
@@ -481,9 +501,12 @@ fn load_state(
     sealer: &Sealer,
     generation: u64,
     applied: &record::Applied,
+    supports: Level,
     old: &mut OldSeals,
 ) -> io::Result<State> {
+    level::holdable(applied.level, supports)?;
     let mut state = State::default();
+    state.raise(applied.level);
     backend.scan_state(generation, &mut |key, sealed| {
         let name = key.clone();
         let bad = |error: &dyn std::fmt::Display| invalid(format!("its object {name}: {error}"));
@@ -491,7 +514,8 @@ fn load_state(
         let opened = sealer
             .open("state", key.as_bytes(), sealed)
             .map_err(|error| bad(&error))?;
-        let entry = record::read_object(key, &opened).map_err(|error| bad(&error))?;
+        let entry = record::read_object(key, &opened)
+            .map_err(|error| io::Error::new(error.kind(), format!("its object {name}: {error}")))?;
         if entry.revision > applied.revision {
             return Err(bad(&"it is newer than the state it belongs to"));
         }

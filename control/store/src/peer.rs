@@ -21,9 +21,10 @@ use openraft::{AnyError, ReadPolicy};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
+use crate::level::Halt;
 use crate::raft::machine::Image;
 use crate::raft::transport::{ForwardError, Target, Transport};
-use crate::raft::{Batch, LogId, Outcomes, Raft, TypeConfig};
+use crate::raft::{Batch, Command, LogId, Outcomes, Raft, TypeConfig};
 use crate::room::Alarm;
 use crate::wire::SnapshotHead;
 
@@ -35,6 +36,7 @@ pub struct Peer {
     raft: Raft,
     heard: Arc<Heard>,
     alarm: Option<Alarm>,
+    halt: Halt,
 }
 
 /// When a leader was last heard, by any of its messages.
@@ -53,8 +55,21 @@ impl Heard {
 }
 
 impl Peer {
-    pub(crate) fn new(raft: Raft, heard: Arc<Heard>, alarm: Option<Alarm>) -> Self {
-        Peer { raft, heard, alarm }
+    pub(crate) fn new(raft: Raft, heard: Arc<Heard>, alarm: Option<Alarm>, halt: Halt) -> Self {
+        Peer {
+            raft,
+            heard,
+            alarm,
+            halt,
+        }
+    }
+
+    /// The transport was sent what this release cannot read, by a server that this replica follows: it stops
+    /// (`Store::failure`) rather than go on without.
+    pub fn halt(&self, why: &dyn std::fmt::Display) {
+        self.halt.now(format!(
+            "another server sent what this release does not know: {why}"
+        ));
     }
 
     pub async fn append(
@@ -138,7 +153,7 @@ impl Peer {
         if let Some(why) = self.alarm.as_ref().and_then(|it| it.refusal(&self.raft)) {
             return Err(ForwardError::Full(why));
         }
-        match self.raft.client_write(batch).await {
+        match self.raft.client_write(Command::Batch(batch)).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(ForwardError::Nothing)

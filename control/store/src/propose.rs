@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::raft::transport::{ForwardError, Target, Transport};
-use crate::raft::{Batch, Outcomes, Proposal, Raft, Refusal, TypeConfig};
+use crate::raft::{Batch, Command, Outcomes, Proposal, Raft, Refusal, TypeConfig};
 use crate::sabotage::{self, Sabotage};
 use crate::txn::{CommitError, Committed};
 
@@ -99,7 +99,7 @@ async fn one_entry(
             .map(|waiting| waiting.proposal.clone())
             .collect();
         let batch = Batch(Arc::new(proposals));
-        let result = match raft.client_write(batch.clone()).await {
+        let result = match raft.client_write(Command::Batch(batch)).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
                 if sabotage::on(Sabotage::ForwardLoop) {

@@ -16,13 +16,14 @@ use caravel_api::{Key, Revision};
 use openraft::alias::{LogIdOf, StoredMembershipOf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::level::Raise;
 use crate::record;
 use crate::txn::{Committed, Epoch, Txn};
 
 openraft::declare_raft_types!(
     /// The types of the one Raft group.
     pub TypeConfig:
-        D = Batch,
+        D = Command,
         R = Outcomes,
         NodeId = u64,
         Node = openraft::BasicNode,
@@ -60,16 +61,33 @@ impl fmt::Debug for Batch {
     }
 }
 
-impl Serialize for Batch {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&record::batch(self))
+/// What a log entry orders: all that changes the state.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Batch(Batch),
+    /// The level rises.
+    Raise(Raise),
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::Batch(batch) => batch.fmt(f),
+            Command::Raise(raise) => write!(f, "raise to level {}", raise.to),
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for Batch {
+impl Serialize for Command {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&record::command(self))
+    }
+}
+
+impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = bytes::Bytes::deserialize(deserializer)?;
-        record::read_batch(&bytes).map_err(de::Error::custom)
+        record::read_command(&bytes).map_err(de::Error::custom)
     }
 }
 

@@ -8,18 +8,23 @@ use openraft::EntryPayload;
 use std::collections::BTreeMap;
 
 use crate::entry::Entry;
-use crate::raft::{Batch, LogEntry, LogId, Membership, Vote};
+use crate::level::{self, Level};
+use crate::raft::{Command, LogEntry, LogId, Membership, Vote};
 
 mod bytes;
 
 pub use bytes::{In, Out};
 
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
+/// Of what servers below level 2 do not know.
+pub(crate) const VERSION_2: u8 = 2;
 
 /// A record is not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("the record is of version {0}, which this program does not know")]
+    #[error(
+        "the record is of version {0}, which this release does not know. Start the release that wrote it, or a newer one"
+    )]
     Version(u8),
     #[error("the record ends early or has an unknown part")]
     Malformed,
@@ -29,12 +34,29 @@ pub enum RecordError {
     Membership(#[from] serde_json::Error),
 }
 
+impl RecordError {
+    /// It is no damage: a newer release wrote it.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, RecordError::Version(_))
+    }
+
+    /// What reading it from the disk comes to.
+    pub(crate) fn kind(&self) -> std::io::ErrorKind {
+        match self.is_newer() {
+            true => std::io::ErrorKind::Unsupported,
+            false => std::io::ErrorKind::InvalidData,
+        }
+    }
+}
+
 /// What the persisted state is a state of: written with the objects, in one step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Applied {
     pub log_id: Option<LogId>,
     pub membership: Membership,
     pub revision: Revision,
+    pub level: Level,
     /// How many objects there are: a load that finds another number has found damage.
     pub count: u64,
 }
@@ -49,14 +71,11 @@ pub struct Identity {
 }
 
 pub(crate) fn log_entry(entry: &LogEntry) -> Vec<u8> {
-    let mut out = Out::new();
+    let mut out = Out::of(version(level::entry_needs(entry)));
     out.log_id(&entry.log_id);
     match &entry.payload {
         EntryPayload::Blank => out.u8(0),
-        EntryPayload::Normal(batch) => {
-            out.u8(1);
-            out.proposals(batch);
-        }
+        EntryPayload::Normal(command) => put_command(&mut out, command),
         EntryPayload::Membership(membership) => {
             out.u8(2);
             out.bytes(
@@ -68,29 +87,58 @@ pub(crate) fn log_entry(entry: &LogEntry) -> Vec<u8> {
 }
 
 pub(crate) fn read_log_entry(record: &[u8]) -> Result<LogEntry, RecordError> {
-    let mut input = In::versioned(record)?;
+    let (_, mut input) = In::up_to(VERSION_2, record)?;
     let log_id = input.log_id()?;
     let payload = match input.u8()? {
         0 => EntryPayload::Blank,
-        1 => EntryPayload::Normal(input.proposals()?),
         2 => EntryPayload::Membership(serde_json::from_slice(input.bytes()?)?),
-        _ => return Err(RecordError::Malformed),
+        kind => EntryPayload::Normal(take_command(&mut input, kind)?),
     };
     input.end()?;
     Ok(LogEntry { log_id, payload })
 }
 
-pub(crate) fn batch(batch: &Batch) -> Vec<u8> {
-    let mut out = Out::new();
-    out.proposals(batch);
+/// The version of a record that needs this level to be read.
+pub(crate) fn version(needs: Level) -> u8 {
+    match needs > Level::FIRST {
+        true => VERSION_2,
+        false => VERSION,
+    }
+}
+
+fn put_command(out: &mut Out, command: &Command) {
+    match command {
+        Command::Batch(batch) => {
+            out.u8(1);
+            out.proposals(batch);
+        }
+        Command::Raise(raise) => {
+            out.u8(3);
+            out.raise(raise);
+        }
+    }
+}
+
+fn take_command(input: &mut In<'_>, kind: u8) -> Result<Command, RecordError> {
+    match kind {
+        1 => Ok(Command::Batch(input.proposals()?)),
+        3 => Ok(Command::Raise(input.raise()?)),
+        _ => Err(RecordError::Malformed),
+    }
+}
+
+pub(crate) fn command(command: &Command) -> Vec<u8> {
+    let mut out = Out::of(version(level::needs(command)));
+    put_command(&mut out, command);
     out.0
 }
 
-pub(crate) fn read_batch(record: &[u8]) -> Result<Batch, RecordError> {
-    let mut input = In::versioned(record)?;
-    let batch = input.proposals()?;
+pub(crate) fn read_command(record: &[u8]) -> Result<Command, RecordError> {
+    let (_, mut input) = In::up_to(VERSION_2, record)?;
+    let kind = input.u8()?;
+    let command = take_command(&mut input, kind)?;
     input.end()?;
-    Ok(batch)
+    Ok(command)
 }
 
 pub(crate) fn vote(vote: &Vote) -> Vec<u8> {
@@ -133,10 +181,14 @@ pub(crate) fn read_object(key: Key, record: &[u8]) -> Result<Entry, RecordError>
     Ok(Entry::stamped(key, revision, object))
 }
 
+/// At level 1 as releases that know no other read it.
 pub(crate) fn applied(applied: &Applied) -> Vec<u8> {
-    let mut out = Out::new();
+    let mut out = Out::of(version(applied.level));
     out.u64(applied.revision.0);
     out.u64(applied.count);
+    if applied.level > Level::FIRST {
+        out.u32(applied.level.0 as usize);
+    }
     out.some_log_id(&applied.log_id);
     out.bytes(
         &serde_json::to_vec(&applied.membership).expect("a membership is maps of numbers and text"),
@@ -145,9 +197,13 @@ pub(crate) fn applied(applied: &Applied) -> Vec<u8> {
 }
 
 pub(crate) fn read_applied(record: &[u8]) -> Result<Applied, RecordError> {
-    let mut input = In::versioned(record)?;
+    let (version, mut input) = In::up_to(VERSION_2, record)?;
     let revision = Revision(input.u64()?);
     let count = input.u64()?;
+    let level = match version {
+        VERSION => Level::FIRST,
+        _ => Level(input.number()?),
+    };
     let log_id = input.some_log_id()?;
     let membership = serde_json::from_slice(input.bytes()?)?;
     input.end()?;
@@ -155,6 +211,7 @@ pub(crate) fn read_applied(record: &[u8]) -> Result<Applied, RecordError> {
         log_id,
         membership,
         revision,
+        level,
         count,
     })
 }
@@ -207,7 +264,9 @@ pub(crate) type MetaRecords = BTreeMap<String, Vec<u8>>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Proposal;
+    use crate::level::Raise;
+    use crate::raft::{Batch, Proposal};
+    use crate::splice::Splice;
     use crate::txn::{Change, Epoch, Expect, Txn};
     use openraft::impls::leader_id_adv::LeaderId;
     use std::sync::Arc;
@@ -223,10 +282,39 @@ mod tests {
                 key: Key::from("e"),
                 expect: Expect::Any,
             });
+        proposed(txn)
+    }
+
+    fn proposed(txn: Txn) -> Batch {
         Batch(Arc::new(vec![Proposal {
             epoch: Some(Epoch { term: 2, node: 3 }),
             txn,
         }]))
+    }
+
+    /// What level 2 brought: an update as what it changes, and the order to raise the level.
+    fn of_level_2() -> [Command; 2] {
+        let txn = Txn::new().with(Change::Splice {
+            key: Key::from("k"),
+            at: Revision(7),
+            splice: Splice {
+                head: 258,
+                tail: 3,
+                middle: "mid".into(),
+            },
+        });
+        let raise = Raise {
+            epoch: Epoch { term: 2, node: 3 },
+            to: Level(2),
+        };
+        [Command::Batch(proposed(txn)), Command::Raise(raise)]
+    }
+
+    fn entry_of(command: Command) -> LogEntry {
+        LogEntry {
+            log_id: id(1, 2, 3),
+            payload: EntryPayload::Normal(command),
+        }
     }
 
     fn id(term: u64, node_id: u64, index: u64) -> LogId {
@@ -253,16 +341,32 @@ mod tests {
             u64_hex(7)
         )
         .replace(' ', "");
-        let entry = LogEntry {
-            log_id: id(1, 2, 3),
-            payload: EntryPayload::Normal(sample_batch()),
-        };
+        let entry = entry_of(Command::Batch(sample_batch()));
+        let [spliced, raise] = of_level_2();
+        let expected_spliced = format!(
+            "00000001 01{}{} 00000001 03000000016b 02{} 00000102 00000003 00000003{}",
+            u64_hex(2),
+            u64_hex(3),
+            u64_hex(7),
+            hex(b"mid")
+        )
+        .replace(' ', "");
         let head = format!("01{}{}{}", u64_hex(1), u64_hex(2), u64_hex(3));
         for (name, record, expected) in [
             (
                 "batch",
-                batch(&sample_batch()),
-                format!("01{expected_batch}"),
+                command(&Command::Batch(sample_batch())),
+                format!("0101{expected_batch}"),
+            ),
+            (
+                "entry with a splice",
+                log_entry(&entry_of(spliced)),
+                format!("02{}01{expected_spliced}", &head[2..]),
+            ),
+            (
+                "raise",
+                log_entry(&entry_of(raise)),
+                format!("02{}03{}{}00000002", &head[2..], u64_hex(2), u64_hex(3)),
             ),
             (
                 "entry",
@@ -312,6 +416,26 @@ mod tests {
                     format!("{:08x}{}", json.len(), hex(json.as_bytes()))
                 }),
             ),
+            (
+                "applied at level 2",
+                applied(&Applied {
+                    revision: Revision(4),
+                    level: Level(2),
+                    count: 5,
+                    log_id: Some(id(1, 2, 3)),
+                    ..Applied::default()
+                }),
+                format!(
+                    "02{}{}0000000201{}{}",
+                    u64_hex(4),
+                    u64_hex(5),
+                    &head[2..],
+                    {
+                        let json = r#"{"log_id":null,"membership":{"configs":[],"nodes":{}}}"#;
+                        format!("{:08x}{}", json.len(), hex(json.as_bytes()))
+                    }
+                ),
+            ),
         ] {
             assert_eq!(hex(&record), expected, "{name}");
         }
@@ -319,23 +443,25 @@ mod tests {
 
     #[test]
     fn records_read_back_and_cut_ones_are_refused() {
-        let entry = LogEntry {
-            log_id: id(1, 2, 3),
-            payload: EntryPayload::Normal(sample_batch()),
-        };
-        let record = log_entry(&entry);
-        assert_eq!(log_entry(&read_log_entry(&record).unwrap()), record);
-        for length in 0..record.len() {
-            assert!(read_log_entry(&record[..length]).is_err(), "{length}");
+        let [spliced, raise] = of_level_2();
+        for command in [spliced, raise, Command::Batch(sample_batch())] {
+            let record = log_entry(&entry_of(command));
+            assert_eq!(log_entry(&read_log_entry(&record).unwrap()), record);
+            for length in 0..record.len() {
+                assert!(read_log_entry(&record[..length]).is_err(), "{length}");
+            }
         }
-        let state = Applied {
-            revision: Revision(4),
-            count: 5,
-            log_id: Some(id(1, 2, 3)),
-            ..Applied::default()
-        };
-        assert_eq!(read_applied(&applied(&state)).unwrap(), state);
-        let mut other = record;
+        for level in [1, 2, 7] {
+            let state = Applied {
+                revision: Revision(4),
+                level: Level(level),
+                count: 5,
+                log_id: Some(id(1, 2, 3)),
+                ..Applied::default()
+            };
+            assert_eq!(read_applied(&applied(&state)).unwrap(), state);
+        }
+        let mut other = log_entry(&entry_of(Command::Batch(sample_batch())));
         other[0] = 9;
         assert!(matches!(
             read_log_entry(&other),

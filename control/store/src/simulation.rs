@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::alias::EntryPayloadOf;
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
@@ -75,6 +76,23 @@ impl Store {
             .range(from..)
             .map(|(_, (entry, _))| (entry.log_id, entry.payload.clone()))
             .collect()
+    }
+}
+
+/// What the state was after each entry that a replica applied: the entry's index and [`crate::State::digest`], in order. Costs a
+/// reading of the whole state for each.
+#[derive(Clone, Debug, Default)]
+pub struct Digests(Arc<Mutex<Vec<(u64, u64)>>>);
+
+impl Digests {
+    pub(crate) fn add(&self, index: u64, digest: u64) {
+        self.0.lock().push((index, digest));
+    }
+
+    /// All so far.
+    #[must_use]
+    pub fn all(&self) -> Vec<(u64, u64)> {
+        self.0.lock().clone()
     }
 }
 

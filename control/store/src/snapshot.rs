@@ -138,6 +138,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::NotDone;
     use crate::txn::{Change, Committed, Conflict, Expect, Txn};
     use caravel_api::Encoded;
     use rand::rngs::StdRng;
@@ -230,6 +231,7 @@ mod tests {
                         for change in &txn.changes {
                             match change {
                                 Change::Check { key, .. } => revisions.push(held(&model, key)),
+                                Change::Splice { .. } => unreachable!("none is made above"),
                                 Change::Delete { key, .. } if model.remove(key).is_none() => {
                                     revisions.push(Revision(0))
                                 }
@@ -248,7 +250,13 @@ mod tests {
                         })
                     }
                 };
-                assert_eq!(state.apply(&txn, &mut Vec::new()), expected, "seed {seed}");
+                // Told as what they change, updates do the same.
+                let mut other = state.clone();
+                let spliced = state.splice(txn.clone());
+                let found = state.apply(&txn, &mut Vec::new());
+                assert_eq!(other.apply(&spliced, &mut Vec::new()), found);
+                assert_eq!(other.digest(), state.digest(), "seed {seed}");
+                assert_eq!(found, expected.map_err(NotDone::Conflict), "seed {seed}");
             }
             compare(&Snapshot::new(Arc::new(state)), &model, random);
         }

@@ -1,15 +1,19 @@
 //! The replicated state: an ordered, persistent map from key to entry, and the indexes derived from it.
 //!
-//! `apply` is a pure function of the state and the transaction: no clock, no randomness, and it cannot fail. A
+//! `apply` is a pure function of the state and the transaction: no clock, no randomness, and on the state that the others have
+//! it cannot fail. A
 //! clone is O(1), which is what makes snapshots free. Indexes are rebuilt at load and never stored.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use caravel_api::{Key, KeyRange, Revision, Uid};
+use caravel_api::{Encoded, Key, KeyRange, Revision, Uid};
 use imbl::{OrdMap, OrdSet};
 
 use crate::entry::Entry;
+use crate::level::Level;
+use crate::splice::Splice;
 use crate::txn::{Change, Committed, Conflict, Expect, Txn};
 
 pub(crate) type Objects = OrdMap<Key, Arc<Entry>>;
@@ -18,6 +22,7 @@ pub(crate) type Objects = OrdMap<Key, Arc<Entry>>;
 #[derive(Clone, Default)]
 pub struct State {
     revision: Revision,
+    level: Level,
     /// By kind prefix, so that a kind's count is O(1) and comparisons stay among its own keys.
     kinds: OrdMap<Arc<str>, Objects>,
     by_uid: OrdMap<Uid, Key>,
@@ -35,9 +40,31 @@ pub(crate) struct Changed {
     pub deleted: bool,
 }
 
+/// Why a transaction changed nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotDone {
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// What it changes is not what its author saw at that very revision: this replica has another state than the others.
+    #[error(
+        "{0} is not what others have at its revision: this replica's state differs from theirs"
+    )]
+    Differs(Key),
+}
+
 impl State {
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// Which entries may be applied to it.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Never goes down.
+    pub(crate) fn raise(&mut self, to: Level) {
+        self.level = self.level.max(to);
     }
 
     /// Objects of all kinds.
@@ -126,8 +153,9 @@ impl State {
         &mut self,
         txn: &Txn,
         changed: &mut Vec<Changed>,
-    ) -> Result<Committed, Conflict> {
+    ) -> Result<Committed, NotDone> {
         self.check(txn)?;
+        let mut spliced = self.spliced(txn)?.into_iter();
         let mut revisions = Vec::with_capacity(txn.changes.len());
         for change in &txn.changes {
             let found = || {
@@ -136,16 +164,12 @@ impl State {
             };
             revisions.push(match change {
                 Change::Check { .. } => found(),
-                Change::Put { key, object, .. } => {
-                    self.revision.0 += 1;
-                    let entry = Arc::new(Entry::new(key.clone(), self.revision, object));
-                    let previous = self.insert(entry.clone());
-                    changed.push(Changed {
-                        entry,
-                        previous,
-                        deleted: false,
-                    });
-                    self.revision
+                Change::Put { key, object, .. } => self.put(key, object, changed),
+                Change::Splice { key, .. } => {
+                    let object = spliced
+                        .next()
+                        .ok_or_else(|| NotDone::Differs(key.clone()))?;
+                    self.put(key, &object, changed)
                 }
                 Change::Delete { key, .. } => match self.remove(key) {
                     None => Revision(0),
@@ -167,6 +191,66 @@ impl State {
             revision: self.revision,
             revisions,
         })
+    }
+
+    fn put(&mut self, key: &Key, object: &Encoded, changed: &mut Vec<Changed>) -> Revision {
+        self.revision.0 += 1;
+        let entry = Arc::new(Entry::new(key.clone(), self.revision, object));
+        let previous = self.insert(entry.clone());
+        changed.push(Changed {
+            entry,
+            previous,
+            deleted: false,
+        });
+        self.revision
+    }
+
+    /// The objects that the splices of `txn` make of those that are there, in order. All of its expectations hold.
+    fn spliced(&self, txn: &Txn) -> Result<Vec<Encoded>, NotDone> {
+        let splices = txn.changes.iter().filter_map(|change| match change {
+            Change::Splice { key, splice, .. } => Some((key, splice)),
+            Change::Put { .. } | Change::Delete { .. } | Change::Check { .. } => None,
+        });
+        let made = splices.map(|(key, splice)| {
+            self.get(key)
+                .and_then(|old| splice.onto(&old.json))
+                .and_then(|json| Encoded::new(json).ok())
+                .ok_or_else(|| NotDone::Differs(key.clone()))
+        });
+        made.collect()
+    }
+
+    /// The same as `txn`, with updates told as what they change, where that is much less.
+    pub(crate) fn splice(&self, mut txn: Txn) -> Txn {
+        for change in &mut txn.changes {
+            let Change::Put {
+                key,
+                expect: Expect::At(at),
+                object,
+            } = change
+            else {
+                continue;
+            };
+            let old = self.get(key).filter(|old| old.revision == *at);
+            if let Some(splice) = old.and_then(|old| Splice::between(&old.json, &object.json)) {
+                *change = Change::Splice {
+                    key: key.clone(),
+                    at: *at,
+                    splice,
+                };
+            }
+        }
+        txn
+    }
+
+    /// A short name for all that is in it: two replicas that applied the same entries have the same. Reads everything.
+    pub fn digest(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        (self.level, self.revision.0).hash(&mut hash);
+        for entry in self.after(None) {
+            (entry.key.as_bytes(), entry.revision.0, &entry.json).hash(&mut hash);
+        }
+        hash.finish()
     }
 
     /// Puts an entry read back from disk or from another replica.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout};
 use crate::backup::{self, BackupHead};
 use crate::config::{BackendKind, MAX_CHANGES, MAX_OBJECT, StoreConfig};
 use crate::io::{IoHandle, Job};
-use crate::latency::{Counted, Durations};
+use crate::latency::Durations;
+use crate::level::Halt;
 use crate::members::{Members, founders};
 use crate::mend::Received;
 use crate::open::{Found, OpenError, open};
@@ -38,9 +39,12 @@ use crate::tasks::{self, Owned};
 use crate::txn::{Change, CommitError, Committed, Conflict, Epoch, Txn};
 use crate::watch::{Hub, Watch, WatchError};
 
+mod level;
 mod read;
+mod status;
 
 pub use read::{NoQuorum, TooNew};
+pub use status::Status;
 
 /// How long a lone voter may take to lead itself.
 const ALONE_WITHIN: Duration = Duration::from_secs(30);
@@ -54,42 +58,6 @@ pub enum BackupRefused {
     NoQuorum(#[from] NoQuorum),
     #[error(transparent)]
     Keys(#[from] crate::keys::KeyError),
-}
-
-/// What a person or a metric wants to know of a replica.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    pub node_id: u64,
-    pub leader: Option<u64>,
-    pub leads: bool,
-    /// For how long, within half a second.
-    pub led: Option<Duration>,
-    pub term: u64,
-    pub voters: Vec<u64>,
-    pub revision: Revision,
-    pub objects: usize,
-    pub last_log: u64,
-    pub applied: u64,
-    pub log_bytes: u64,
-    pub ring_bytes: usize,
-    /// Bytes of all objects as JSON.
-    pub object_bytes: u64,
-    /// Leaders seen since the start.
-    pub leader_changes: u64,
-    pub flushes: Counted,
-    pub commits: Counted,
-    /// How long entries took to be on this replica's disk.
-    pub appends: Counted,
-    /// Watches that are open, and how long changes waited for theirs.
-    pub watchers: u64,
-    pub watch_delays: Counted,
-    /// The last entries that a snapshot covers and that were purged from the log.
-    pub snapshot: u64,
-    pub purged: u64,
-    /// False once a disk error has stopped this replica.
-    pub healthy: bool,
-    /// Why writes are refused here while this replica leads: its disk is full.
-    pub full: Option<String>,
 }
 
 /// The shared state, as one replica holds it. Cheap to clone; stops when the last clone is dropped.
@@ -123,6 +91,9 @@ struct Inner {
     tasks: Owned,
     disk_ended: Mutex<Option<oneshot::Receiver<()>>>,
     alarm: Option<Alarm>,
+    halt: Halt,
+    /// Held while the level rises and while a member is added, so that neither goes by what the other changes.
+    level_gate: tokio::sync::Mutex<()>,
 }
 
 /// Who does the writing.
@@ -211,8 +182,8 @@ impl Store {
         };
         let hub = Hub::new(config.rings, state.revision());
         let served = Arc::new(Served::new(state, hub, applied));
-        let log = LogStore::new(tail, io.clone());
-        let machine = Machine::new(served.clone(), applied, membership, io.clone());
+        let log = LogStore::new(tail, io.clone(), config.supports);
+        let machine = Machine::new(served.clone(), applied, membership, io.clone(), &config);
         let settings =
             raft_config(&config).map_err(|error| OpenError::Config(error.to_string()))?;
         let raft = Raft::new(
@@ -275,6 +246,8 @@ impl Store {
             tasks,
             disk_ended,
             alarm,
+            halt: Halt::default(),
+            level_gate: tokio::sync::Mutex::default(),
         };
         let store = Store {
             inner: Arc::new(inner),
@@ -378,6 +351,7 @@ impl Store {
         {
             return Err(CommitError::Full(why));
         }
+        let txn = self.told(txn);
         let cost = txn.cost() + 64;
         let share = u32::try_from(cost).map_err(|_| CommitError::TooLarge)?;
         let _count = count
@@ -443,37 +417,6 @@ impl Store {
         self.inner.identity
     }
 
-    pub fn status(&self) -> Status {
-        let snapshot = self.snapshot();
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        Status {
-            node_id: metrics.id,
-            leader: metrics.current_leader,
-            leads: metrics.state == ServerState::Leader,
-            led: self.inner.led.lock().map(|since| since.elapsed()),
-            term: metrics.current_term,
-            voters: metrics.membership_config.voter_ids().collect(),
-            revision: snapshot.revision(),
-            objects: snapshot.state().count(),
-            last_log: metrics.last_log_index.unwrap_or(0),
-            applied: metrics.last_applied.map_or(0, |applied| applied.index),
-            log_bytes: self.inner.log.tail.lock().total,
-            ring_bytes: self.inner.served.hub.bytes(),
-            object_bytes: snapshot.state().bytes(),
-            leader_changes: self.inner.leaders.load(Ordering::Relaxed),
-            flushes: self.inner.flushes.read(),
-            commits: self.inner.commits.read(),
-            appends: self.inner.appends.read(),
-            watchers: self.inner.served.hub.watchers(),
-            watch_delays: self.inner.served.hub.delays(),
-            snapshot: metrics.snapshot.map_or(0, |snapshot| snapshot.index),
-            purged: metrics.purged.map_or(0, |purged| purged.index),
-            healthy: metrics.running_state.is_ok(),
-            full: self.inner.alarm.as_ref().and_then(Alarm::text),
-        }
-    }
-
     /// Returns once this replica can no longer take part (a disk error, most likely), and says why. The server must
     /// end then: what it has on disk is whole, and a restart will tell whether the disk can be used.
     pub async fn failure(&self) -> String {
@@ -482,8 +425,12 @@ impl Store {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return fatal.to_string();
             }
-            if metrics.changed().await.is_err() {
-                return "consensus has stopped".into();
+            tokio::select! {
+                biased;
+                why = self.inner.halt.reason() => return why,
+                changed = metrics.changed() => if changed.is_err() {
+                    return "consensus has stopped".into();
+                },
             }
         }
     }
@@ -499,9 +446,13 @@ impl Store {
     /// What a transport hands other replicas' requests to.
     pub fn peer(&self) -> crate::Peer {
         let Inner {
-            raft, heard, alarm, ..
+            raft,
+            heard,
+            alarm,
+            halt,
+            ..
         } = &*self.inner;
-        crate::Peer::new(raft.clone(), heard.clone(), alarm.clone())
+        crate::Peer::new(raft.clone(), heard.clone(), alarm.clone(), halt.clone())
     }
 
     /// The whole state now, as the pieces of a backup; `created` is in seconds since 1970. Current when this returns.

@@ -10,11 +10,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use caravel_api::{Encoded, Key, Revision};
 
 use crate::entry::Entry;
+use crate::level::Level;
 use crate::raft::machine::Image;
 use crate::state::State;
 
 /// First in the first frame, with the version of the layout.
 const MAGIC: &[u8; 8] = b"CRVSNAP\x01";
+/// The same of a state above level 1, which it says.
+const MAGIC_2: &[u8; 8] = b"CRVSNAP\x02";
 /// A frame is sent once it has this many bytes.
 const FRAME: usize = 512 << 10;
 /// No frame is longer: one frame's worth and one object of the largest size, with room to spare.
@@ -29,7 +32,9 @@ pub enum TransferError {
     Damaged,
     #[error("the snapshot ends early: {found} of {expected} objects")]
     Short { found: u64, expected: u64 },
-    #[error("the snapshot is of a version this program does not know")]
+    #[error(
+        "the snapshot is of a version that this release does not know. Use the release that made it, or a newer one"
+    )]
     Version,
     #[error("an object of the snapshot cannot be read: {0}")]
     Object(#[from] caravel_api::MetaError),
@@ -40,9 +45,16 @@ impl Image {
     pub fn frames(&self) -> impl Iterator<Item = Bytes> + use<> {
         let state = self.0.clone();
         let mut head = BytesMut::new();
-        head.put_slice(MAGIC);
+        let level = state.level();
+        head.put_slice(match level > Level::FIRST {
+            true => MAGIC_2,
+            false => MAGIC,
+        });
         head.put_u64(state.revision().0);
         head.put_u64(state.count() as u64);
+        if level > Level::FIRST {
+            head.put_u32(level.0);
+        }
         let mut after: Option<Key> = None;
         let mut first = Some(frame(&head));
         std::iter::from_fn(move || {
@@ -138,14 +150,20 @@ impl Assembly {
 
     fn body(&mut self, body: &[u8]) -> Result<(), TransferError> {
         if self.head.is_none() {
-            let numbers = body.strip_prefix(MAGIC).ok_or(TransferError::Version)?;
-            let (revision, count) = numbers
-                .split_first_chunk::<8>()
-                .ok_or(TransferError::Damaged)?;
-            let count: [u8; 8] = count.try_into().map_err(|_| TransferError::Damaged)?;
+            let (magic, numbers) = body.split_first_chunk().ok_or(TransferError::Version)?;
+            let (revision, rest) = numbers.split_first_chunk().ok_or(TransferError::Damaged)?;
+            let (count, rest) = rest.split_first_chunk().ok_or(TransferError::Damaged)?;
+            if magic == MAGIC_2 {
+                let level = rest.try_into().map_err(|_| TransferError::Damaged)?;
+                self.state.raise(Level(u32::from_be_bytes(level)));
+            } else if magic != MAGIC {
+                return Err(TransferError::Version);
+            } else if !rest.is_empty() {
+                return Err(TransferError::Damaged);
+            }
             self.head = Some((
                 Revision(u64::from_be_bytes(*revision)),
-                u64::from_be_bytes(count),
+                u64::from_be_bytes(*count),
             ));
             return Ok(());
         }
@@ -233,6 +251,32 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_head_is_pinned_and_says_the_level_from_the_second_on() {
+        let head = |level: u32| {
+            let mut state = State::default();
+            state.raise(Level(level));
+            state.set_revision(Revision(0x0102));
+            let frame = Image(Arc::new(state)).frames().next().unwrap();
+            let mut assembly = Assembly::new();
+            assembly.push(&frame).unwrap();
+            assert_eq!(assembly.finish().unwrap().0.level(), Level(level));
+            frame[HEADER..].to_vec()
+        };
+        let numbers = [0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(head(1), [b"CRVSNAP\x01", &numbers[..]].concat());
+        assert_eq!(
+            head(2),
+            [b"CRVSNAP\x02", &numbers[..], &[0, 0, 0, 2]].concat()
+        );
+        // Of a later release.
+        let newer = frame(&[b"CRVSNAP\x03", &numbers[..]].concat());
+        assert!(matches!(
+            Assembly::new().push(&newer),
+            Err(TransferError::Version)
+        ));
     }
 
     #[test]

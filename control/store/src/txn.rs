@@ -6,6 +6,8 @@
 use caravel_api::{Encoded, Key, Revision};
 use serde::{Deserialize, Serialize};
 
+use crate::splice::Splice;
+
 /// All of these changes, or none.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
@@ -28,6 +30,13 @@ pub enum Change {
     Check {
         key: Key,
         expect: Expect,
+    },
+    /// A `Put` on what was there at revision `at`, as what it changes of it. Made of one by the store itself, from level
+    /// 2 on.
+    Splice {
+        key: Key,
+        at: Revision,
+        splice: Splice,
     },
 }
 
@@ -86,9 +95,7 @@ impl Txn {
     pub(crate) fn cost(&self) -> usize {
         self.changes
             .iter()
-            .map(|change| {
-                change.key().len() + change.object().map_or(0, |object| object.json.len()) + 32
-            })
+            .map(|change| change.key().len() + change.carries() + 32)
             .sum()
     }
 }
@@ -96,7 +103,10 @@ impl Txn {
 impl Change {
     pub fn key(&self) -> &Key {
         match self {
-            Change::Put { key, .. } | Change::Delete { key, .. } | Change::Check { key, .. } => key,
+            Change::Put { key, .. }
+            | Change::Delete { key, .. }
+            | Change::Check { key, .. }
+            | Change::Splice { key, .. } => key,
         }
     }
 
@@ -105,13 +115,16 @@ impl Change {
             Change::Put { expect, .. }
             | Change::Delete { expect, .. }
             | Change::Check { expect, .. } => *expect,
+            Change::Splice { at, .. } => Expect::At(*at),
         }
     }
 
-    fn object(&self) -> Option<&Encoded> {
+    /// Bytes of objects in it.
+    fn carries(&self) -> usize {
         match self {
-            Change::Put { object, .. } => Some(object),
-            Change::Delete { .. } | Change::Check { .. } => None,
+            Change::Put { object, .. } => object.json.len(),
+            Change::Splice { splice, .. } => splice.middle.len(),
+            Change::Delete { .. } | Change::Check { .. } => 0,
         }
     }
 }

@@ -11,19 +11,27 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
+use crate::level;
 use crate::raft::{Batch, LogId, Outcomes, Refusal, TypeConfig};
 use crate::record::{self, In, Out, RecordError};
 use crate::txn::Committed;
 
 /// A message between replicas.
 pub trait Wire: Sized {
+    /// The newest version of this message, and the one that this message is of: as old as it can be, so that servers that
+    /// know no newer one read it.
+    const NEWEST: u8 = record::VERSION;
+    fn version(&self) -> u8 {
+        record::VERSION
+    }
+
     fn put(&self, out: &mut Out);
     fn take(input: &mut In<'_>) -> Result<Self, RecordError>;
 }
 
 /// A message as bytes.
 pub fn encode<T: Wire>(message: &T) -> Vec<u8> {
-    let mut out = Out::new();
+    let mut out = Out::of(message.version());
     message.put(&mut out);
     out.0
 }
@@ -33,7 +41,7 @@ pub fn encode<T: Wire>(message: &T) -> Vec<u8> {
 /// # Errors
 /// Bytes of a version that this program does not know, or that are no such message.
 pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, RecordError> {
-    let mut input = In::versioned(bytes)?;
+    let (_, mut input) = In::up_to(T::NEWEST, bytes)?;
     let message = T::take(&mut input)?;
     input.end()?;
     Ok(message)
@@ -240,6 +248,12 @@ impl Wire for TransferLeaderResponse<TypeConfig> {
 }
 
 impl Wire for Batch {
+    const NEWEST: u8 = record::VERSION_2;
+
+    fn version(&self) -> u8 {
+        record::version(level::batch_needs(self))
+    }
+
     fn put(&self, out: &mut Out) {
         out.proposals(self);
     }
@@ -314,7 +328,8 @@ impl Wire for Option<LogId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Proposal;
+    use crate::raft::{Command, Proposal};
+    use crate::splice::Splice;
     use crate::txn::{Change, Epoch, Expect, Txn};
     use openraft::impls::leader_id_adv::LeaderId;
     use openraft::{Entry, EntryPayload, Membership};
@@ -377,7 +392,7 @@ mod tests {
                 },
                 Entry {
                     log_id: id(5),
-                    payload: EntryPayload::Normal(batch()),
+                    payload: EntryPayload::Normal(Command::Batch(batch())),
                 },
             ],
         };
@@ -432,6 +447,49 @@ mod tests {
             Err(Refusal::Deposed),
         ]);
         assert_eq!(pinned(&outcomes, 50), outcomes);
+    }
+
+    #[test]
+    fn a_message_is_only_as_new_as_it_must_be() {
+        assert_eq!(encode(&batch())[0], 1);
+        let spliced = Txn::new().with(Change::Splice {
+            key: Key::from("/registry/core/pods/a/b"),
+            at: Revision(7),
+            splice: Splice {
+                head: 3,
+                tail: 4,
+                middle: "m".into(),
+            },
+        });
+        let spliced = Batch(Arc::new(vec![Proposal {
+            epoch: None,
+            txn: spliced,
+        }]));
+        let bytes = encode(&spliced);
+        assert_eq!(bytes[0], 2);
+        assert_eq!(encode(&decode::<Batch>(&bytes).unwrap()), bytes);
+        // An entry says it by itself, so that a heartbeat beside it is read by everybody.
+        let append = AppendEntriesRequest {
+            vote: vote(5, true),
+            prev_log_id: None,
+            leader_commit: None,
+            entries: vec![Entry {
+                log_id: id(5),
+                payload: EntryPayload::Normal(Command::Batch(spliced)),
+            }],
+        };
+        let mut bytes = encode(&append);
+        assert_eq!(bytes[0], 1);
+        let entry = bytes.len() - encode_entry(&append).len();
+        assert_eq!(bytes[entry], 2);
+        // What comes after this release is refused as that, not as damage.
+        bytes[entry] = 3;
+        let error = decode::<AppendEntriesRequest<TypeConfig>>(&bytes).unwrap_err();
+        assert!(error.is_newer(), "{error}");
+    }
+
+    fn encode_entry(append: &AppendEntriesRequest<TypeConfig>) -> Vec<u8> {
+        record::log_entry(&append.entries[0])
     }
 
     #[test]

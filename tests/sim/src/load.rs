@@ -179,7 +179,8 @@ impl Client {
             return;
         };
         let value = self.value();
-        let object = object(&name, &value, None, 40);
+        // Much of it stays the same, so that updates are told as what they change once the level allows.
+        let object = object(&name, &value, None, 200);
         let key = key("configmaps", &name);
         let (txn, action) = match expected {
             None => (

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
 
-use caravel_api::{Key, KeyRange};
+use caravel_api::{Encoded, Key, KeyRange, Revision};
 use caravel_store::simulation::Payload;
-use caravel_store::{Batch, Change, Expect, LogId, wire};
+use caravel_store::{Batch, Change, Command, Expect, Level, LogId, Splice, wire};
 
 /// A term and a node.
 pub type Reign = (u64, u64);
@@ -33,11 +33,21 @@ struct Applied {
     digest: u64,
 }
 
+/// What lies under a key.
+struct Held {
+    revision: u64,
+    value: String,
+    /// Of the digest.
+    share: u64,
+    json: Vec<u8>,
+}
+
 #[derive(Default)]
 pub struct Model {
     /// By index.
     applied: Vec<Applied>,
-    objects: BTreeMap<Key, (u64, String, u64)>,
+    objects: BTreeMap<Key, Held>,
+    level: Level,
     digest: u64,
     /// By revision, from 1.
     events: Vec<Event>,
@@ -55,6 +65,8 @@ pub struct Model {
     pub told: u64,
     pub memberships: u64,
     pub deposed: u64,
+    pub raises: u64,
+    pub splices: u64,
 }
 
 /// A short name for some bytes.
@@ -75,7 +87,10 @@ pub fn object_digest(key: &Key, revision: u64, json: &[u8]) -> u64 {
 fn payload_digest(payload: &Payload) -> u64 {
     match payload {
         Payload::Blank => 1,
-        Payload::Normal(batch) => digest(&[b"batch", &wire::encode(batch)]),
+        Payload::Normal(Command::Batch(batch)) => digest(&[b"batch", &wire::encode(batch)]),
+        Payload::Normal(raise @ Command::Raise(_)) => {
+            digest(&[b"raise", format!("{raise:?}").as_bytes()])
+        }
         Payload::Membership(membership) => {
             digest(&[b"members", format!("{membership:?}").as_bytes()])
         }
@@ -159,7 +174,13 @@ impl Model {
         match payload {
             Payload::Blank => {}
             Payload::Membership(_) => self.memberships += 1,
-            Payload::Normal(Batch(proposals)) => {
+            Payload::Normal(Command::Raise(raise)) => {
+                if (raise.epoch.term, raise.epoch.node) == reign && raise.to > self.level {
+                    self.level = raise.to;
+                    self.raises += 1;
+                }
+            }
+            Payload::Normal(Command::Batch(Batch(proposals))) => {
                 for proposal in proposals.iter() {
                     let planned = proposal.epoch.map(|epoch| (epoch.term, epoch.node));
                     if planned.is_some_and(|planned| planned != reign) {
@@ -184,10 +205,7 @@ impl Model {
 
     fn holds(&self, changes: &[Change]) -> bool {
         changes.iter().all(|change| {
-            let held = self
-                .objects
-                .get(change.key())
-                .map(|(revision, ..)| *revision);
+            let held = self.objects.get(change.key()).map(|held| held.revision);
             match change.expect() {
                 Expect::Any => true,
                 Expect::Absent => held.is_none(),
@@ -196,22 +214,38 @@ impl Model {
         })
     }
 
+    /// What an update makes of the object that is there.
+    fn spliced(&mut self, id: &LogId, key: &Key, splice: &Splice) -> Result<Encoded, String> {
+        self.splices += 1;
+        if self.level < Level::SPLICES {
+            return Err(format!("a splice at {id}, and the level is {}", self.level));
+        }
+        let old = self.objects.get(key).map_or(&[][..], |held| &held.json);
+        let (head, tail) = (splice.head as usize, splice.tail as usize);
+        if head + tail > old.len() {
+            return Err(format!("the splice of {key} at {id} fits no object"));
+        }
+        let json = [&old[..head], &splice.middle, &old[old.len() - tail..]].concat();
+        Encoded::new(json).map_err(|error| format!("the splice of {key} at {id}: {error}"))
+    }
+
     fn change(&mut self, id: &LogId, reign: Reign, change: &Change) -> Result<(), String> {
         let (key, written) = match change {
             Change::Check { .. } => return Ok(()),
-            Change::Put { key, object, .. } => (key, Some(object)),
+            Change::Put { key, object, .. } => (key, Some(object.clone())),
             Change::Delete { key, .. } => (key, None),
+            Change::Splice { key, splice, .. } => (key, Some(self.spliced(id, key, splice)?)),
         };
         let revision = self.revision() + 1;
         let before = self.objects.remove(key);
-        if let Some((_, _, share)) = &before {
-            self.digest = self.digest.wrapping_sub(*share);
+        if let Some(held) = &before {
+            self.digest = self.digest.wrapping_sub(held.share);
         }
-        let value = match (written, before) {
+        let value = match (&written, before) {
             (None, None) => return Ok(()),
-            (None, Some((_, value, _))) => value,
+            (None, Some(held)) => held.value,
             (Some(object), _) => {
-                let json = object.at(caravel_api::Revision(revision));
+                let json = object.at(Revision(revision));
                 let (value, planned) = marks(&json);
                 if planned.is_some_and(|planned| planned != reign) {
                     return Err(format!(
@@ -228,8 +262,13 @@ impl Model {
                 }
                 let share = object_digest(key, revision, &json);
                 self.digest = self.digest.wrapping_add(share);
-                self.objects
-                    .insert(key.clone(), (revision, value.clone(), share));
+                let held = Held {
+                    revision,
+                    value: value.clone(),
+                    share,
+                    json: json.to_vec(),
+                };
+                self.objects.insert(key.clone(), held);
                 value
             }
         };
@@ -249,6 +288,11 @@ impl Model {
             value,
         });
         Ok(())
+    }
+
+    /// What the level is once everything known is applied.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// A replica says that it has applied everything up to `id`, and is at `revision` with this digest.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use caravel_api::{Encoded, Key, KeyRange};
+use caravel_api::{Encoded, Key, KeyRange, Revision};
 use caravel_store::simulation::Payload;
-use caravel_store::{Batch, Change, Epoch, Expect, LogId, Proposal, Txn};
+use caravel_store::{Batch, Change, Command, Epoch, Expect, LogId, Proposal, Txn};
+use caravel_store::{Level, Raise, Splice};
 use openraft::impls::leader_id_adv::LeaderId;
 
 use super::{Event, Model};
@@ -31,7 +32,14 @@ fn write(name: &str, value: &str, expect: Expect, epoch: Option<Epoch>, reign: &
         expect,
         object: object(value, reign),
     });
-    Payload::Normal(Batch(Arc::new(vec![Proposal { epoch, txn }])))
+    normal(epoch, txn)
+}
+
+fn normal(epoch: Option<Epoch>, txn: Txn) -> Payload {
+    Payload::Normal(Command::Batch(Batch(Arc::new(vec![Proposal {
+        epoch,
+        txn,
+    }]))))
 }
 
 fn put(name: &str, value: &str) -> Payload {
@@ -123,6 +131,42 @@ fn what_does_not_hold_or_is_of_another_reign_changes_nothing() {
     // The same write without its reign, as one would come that was handed on.
     let handed_on = write("a", "v6", Expect::Any, None, "1/1");
     broken(model.apply(&id(2, 2, 6), &handed_on), "a loop's write");
+}
+
+#[test]
+fn what_is_of_level_2_comes_after_the_raise() {
+    let splice = || {
+        let old = object("v1", "").at(Revision(1));
+        let new = object("v3", "").json;
+        let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
+        let tail = old.iter().rev().zip(new.iter().rev());
+        let tail = tail.take_while(|(a, b)| a == b).count();
+        let splice = Splice {
+            head: head as u32,
+            tail: tail as u32,
+            middle: new.slice(head..new.len() - tail),
+        };
+        let change = Change::Splice {
+            key: key("a"),
+            at: Revision(1),
+            splice,
+        };
+        normal(None, Txn::new().with(change))
+    };
+    broken(begun().apply(&id(1, 1, 3), &splice()), "the level is 1");
+    let raise = Payload::Normal(Command::Raise(Raise {
+        epoch: Epoch { term: 1, node: 1 },
+        to: Level(2),
+    }));
+    // Decided in another reign, it does nothing.
+    let mut model = begun();
+    model.apply(&id(2, 2, 3), &raise).unwrap();
+    broken(model.apply(&id(2, 2, 4), &splice()), "the level is 1");
+    let mut model = begun();
+    model.apply(&id(1, 1, 3), &raise).unwrap();
+    model.apply(&id(1, 1, 4), &splice()).unwrap();
+    assert_eq!((model.raises, model.revision()), (1, 3));
+    model.acknowledged(3, &key("a"), "v3").unwrap();
 }
 
 #[test]

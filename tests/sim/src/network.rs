@@ -485,7 +485,7 @@ impl Transport for Way {
 pub fn word(payload: &Payload) -> String {
     match payload {
         Payload::Blank => "blank".into(),
-        Payload::Normal(batch) => batch.to_string(),
+        Payload::Normal(command) => command.to_string(),
         Payload::Membership(membership) => {
             let voters: Vec<u64> = membership.voter_ids().collect();
             format!("voters {voters:?}")

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use caravel_store::Level;
 use caravel_support::history::Operation;
 use caravel_support::linear::{self, Violation};
 use rand::Rng as _;
@@ -99,6 +100,8 @@ async fn whole(world: World, seconds: u64) {
     }
     let plan = plan(&mut random, seconds);
     let mut effects = JoinSet::new();
+    let rise = Duration::from_secs(random.random_range(0..seconds.max(2) / 2));
+    effects.spawn(raise(world.clone(), begun + rise, end));
     // The number of the next machine; none is ever used again.
     let mut next = 4;
     for (at, fault) in plan {
@@ -303,6 +306,27 @@ async fn heal(world: World, lasts: Duration) {
     sleep(lasts).await;
     world.trace(format_args!("all ways are open"));
     world.network().heal();
+}
+
+/// Somewhere in the first half the level rises, whoever leads then.
+async fn raise(world: World, at: Instant, end: Instant) {
+    sleep_until(at).await;
+    while Instant::now() < end {
+        let leader = world.leader().and_then(|(id, store)| {
+            let epoch = *store.leadership().borrow();
+            Some((id, store, epoch?))
+        });
+        if let Some((id, store, epoch)) = leader {
+            let members = store.members().list().into_iter();
+            let reports = members.map(|member| (member.id, Level::HIGHEST));
+            let raised = store.raise(epoch, &reports.collect()).await;
+            world.trace(format_args!("{id} raises the level: {raised:?}"));
+            if raised == Ok(Level::HIGHEST) {
+                return;
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Whoever is down comes back.

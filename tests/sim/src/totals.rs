@@ -53,6 +53,8 @@ totals! {
     snapshot_installs,
     membership_changes,
     leader_transfers,
+    level_raises,
+    spliced_updates,
     dropped_flushes,
     messages,
     lost,

@@ -140,6 +140,8 @@ impl World {
         let model = self.model();
         totals.elections = model.reigns();
         totals.membership_changes = model.memberships;
+        totals.level_raises = model.raises;
+        totals.spliced_updates = model.splices;
         totals.loop_writes_deposed += model.deposed;
         drop(model);
         totals.seconds = self.now().as_secs();
@@ -498,6 +500,15 @@ fn look(
             .fold(0_u64, u64::wrapping_add);
         let Revision(revision) = snapshot.revision();
         model.state(id, &applied, revision, digest)?;
+        if place.applied.map(|id| id.index + 1) == Some(model.end())
+            && store.level() != model.level()
+        {
+            return Err(format!(
+                "node {id} is at level {} after {applied}; it should be at {}",
+                store.level(),
+                model.level()
+            ));
+        }
         seen.applied = Some(applied);
     }
     if let Some(epoch) = *store.leadership().borrow()

@@ -14,8 +14,9 @@ use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{LogEntry, LogId, TypeConfig, Vote};
+use super::{Command, LogEntry, LogId, TypeConfig, Vote};
 use crate::io::{IoHandle, Job};
+use crate::level::{self, Level};
 use crate::sabotage::{self, Sabotage};
 
 /// Bytes of entries handed out at once for replication, at least one entry.
@@ -97,14 +98,16 @@ impl Tail {
 
 fn cost(entry: &LogEntry) -> usize {
     match &entry.payload {
-        EntryPayload::Normal(batch) => {
+        EntryPayload::Normal(Command::Batch(batch)) => {
             128 + batch
                 .0
                 .iter()
                 .map(|proposal| proposal.txn.cost() + 64)
                 .sum::<usize>()
         }
-        EntryPayload::Blank | EntryPayload::Membership(_) => 128,
+        EntryPayload::Blank
+        | EntryPayload::Normal(Command::Raise(_))
+        | EntryPayload::Membership(_) => 128,
     }
 }
 
@@ -113,13 +116,16 @@ fn cost(entry: &LogEntry) -> usize {
 pub(crate) struct LogStore {
     pub tail: Arc<Mutex<Tail>>,
     io: IoHandle,
+    /// What is above it never gets into this log.
+    supports: Level,
 }
 
 impl LogStore {
-    pub fn new(tail: Tail, io: IoHandle) -> Self {
+    pub fn new(tail: Tail, io: IoHandle, supports: Level) -> Self {
         LogStore {
             tail: Arc::new(Mutex::new(tail)),
             io,
+            supports,
         }
     }
 
@@ -270,6 +276,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
+        for entry in &entries {
+            level::readable(entry, self.supports)?;
+        }
         {
             let mut tail = self.tail.lock();
             for entry in &entries {

@@ -15,13 +15,16 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{LogId, Membership, Outcomes, Proposal, Refusal, TypeConfig};
+use super::{Command, LogId, Membership, Outcomes, Proposal, Refusal, TypeConfig};
+use crate::config::StoreConfig;
 use crate::entry::Entry;
 use crate::event::{Event, EventKind};
 use crate::io::{IoHandle, Job};
+use crate::level::{self, Level};
 use crate::record::Applied;
-use crate::state::{Changed, State};
-use crate::txn::Epoch;
+use crate::simulation::Digests;
+use crate::state::{Changed, NotDone, State};
+use crate::txn::{Committed, Epoch};
 use crate::watch::Hub;
 
 /// Entries applied before readers see the result.
@@ -72,6 +75,8 @@ pub(crate) struct Machine {
     applied: Option<LogId>,
     membership: Membership,
     io: IoHandle,
+    supports: Level,
+    digests: Option<Digests>,
 }
 
 impl Machine {
@@ -80,12 +85,15 @@ impl Machine {
         applied: Option<LogId>,
         membership: Membership,
         io: IoHandle,
+        config: &StoreConfig,
     ) -> Self {
         Machine {
             served,
             applied,
             membership,
             io,
+            supports: config.supports,
+            digests: config.digests.clone(),
         }
     }
 
@@ -105,24 +113,32 @@ impl Machine {
             log_id: self.applied,
             membership: self.membership.clone(),
             revision: state.revision(),
+            level: state.level(),
             count: state.count() as u64,
         }
     }
 }
 
 /// What applying one proposal did, in an entry of `under`.
+///
+/// # Errors
+/// This replica's state is not the others': it must stop.
 fn judge(
     state: &mut State,
     proposal: &Proposal,
     under: Epoch,
     changed: &mut Vec<Changed>,
-) -> Result<crate::txn::Committed, Refusal> {
+) -> Result<Result<Committed, Refusal>, NotDone> {
     if proposal.epoch.is_some_and(|epoch| epoch != under) {
-        return Err(Refusal::Deposed);
+        return Ok(Err(Refusal::Deposed));
     }
-    state
-        .apply(&proposal.txn, changed)
-        .map_err(|conflict| Refusal::Conflict(conflict.key, conflict.revision))
+    match state.apply(&proposal.txn, changed) {
+        Ok(committed) => Ok(Ok(committed)),
+        Err(NotDone::Conflict(conflict)) => {
+            Ok(Err(Refusal::Conflict(conflict.key, conflict.revision)))
+        }
+        Err(differs) => Err(differs),
+    }
 }
 
 fn event(changed: Changed, seen: Instant) -> Arc<Event> {
@@ -154,21 +170,32 @@ impl RaftStateMachine<TypeConfig> for Machine {
             for item in chunk {
                 let (entry, responder) = item?;
                 let under = epoch(&entry.log_id);
+                level::applicable(&entry, state.level(), self.supports)?;
                 let outcomes = match &entry.payload {
                     EntryPayload::Blank => Outcomes::default(),
-                    EntryPayload::Normal(batch) => Outcomes(
-                        batch
-                            .0
-                            .iter()
+                    EntryPayload::Normal(Command::Batch(batch)) => {
+                        let judged = batch.0.iter();
+                        let judged = judged
                             .map(|proposal| judge(&mut state, proposal, under, &mut changed))
-                            .collect(),
-                    ),
+                            .collect::<Result<_, _>>();
+                        Outcomes(judged.map_err(io::Error::other)?)
+                    }
+                    EntryPayload::Normal(Command::Raise(raise)) => {
+                        if raise.epoch == under {
+                            state.raise(raise.to);
+                            tracing::info!(level = %state.level(), "the level of the cluster");
+                        }
+                        Outcomes::default()
+                    }
                     EntryPayload::Membership(membership) => {
                         self.membership = Membership::new(Some(entry.log_id), membership.clone());
                         Outcomes::default()
                     }
                 };
                 self.applied = Some(entry.log_id);
+                if let Some(digests) = &self.digests {
+                    digests.add(entry.log_id.index, state.digest());
+                }
                 answers.extend(responder.map(|responder| (responder, outcomes)));
             }
             let to_disk: Vec<(Key, Option<Arc<Entry>>)> = changed
@@ -213,11 +240,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Image,
     ) -> Result<(), io::Error> {
         let Image(state) = snapshot;
+        level::holdable(state.level(), self.supports)?;
         let revision = state.revision();
         let applied = Applied {
             log_id: meta.last_log_id,
             membership: meta.last_membership.clone(),
             revision,
+            level: state.level(),
             count: state.count() as u64,
         };
         self.io

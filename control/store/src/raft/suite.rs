@@ -29,11 +29,12 @@ fn parts(found: Found, disk: impl FnOnce(crate::io::Writer) -> IoHandle) -> Part
         ..
     } = found;
     let io = disk(writer);
+    let config = StoreConfig::memory();
     let hub = Hub::new(Default::default(), state.revision());
     let served = Arc::new(Served::new(state, hub, applied));
     (
-        LogStore::new(tail, io.clone()),
-        Machine::new(served, applied, membership, io),
+        LogStore::new(tail, io.clone(), config.supports),
+        Machine::new(served, applied, membership, io, &config),
     )
 }
 

@@ -4,11 +4,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use caravel_api::{Encoded, Key, Revision};
 use openraft::impls::leader_id_adv::LeaderId;
 
 use super::{RecordError, VERSION};
+use crate::level::{Level, Raise};
 use crate::raft::{Batch, LogId, Proposal, Vote};
+use crate::splice::Splice;
 use crate::txn::{Change, Epoch, Expect, Txn};
 
 /// A record being written.
@@ -16,7 +19,11 @@ pub struct Out(pub(crate) Vec<u8>);
 
 impl Out {
     pub(crate) fn new() -> Self {
-        Out(vec![VERSION])
+        Out::of(VERSION)
+    }
+
+    pub(crate) fn of(version: u8) -> Self {
+        Out(vec![version])
     }
 
     pub fn u8(&mut self, value: u8) {
@@ -87,6 +94,7 @@ impl Out {
             Change::Put { .. } => 0,
             Change::Delete { .. } => 1,
             Change::Check { .. } => 2,
+            Change::Splice { .. } => 3,
         });
         self.bytes(change.key().as_bytes());
         match change.expect() {
@@ -97,9 +105,21 @@ impl Out {
                 self.u64(revision.0);
             }
         }
-        if let Change::Put { object, .. } = change {
-            self.bytes(&object.json);
+        match change {
+            Change::Put { object, .. } => self.bytes(&object.json),
+            Change::Splice { splice, .. } => {
+                self.u32(splice.head as usize);
+                self.u32(splice.tail as usize);
+                self.bytes(&splice.middle);
+            }
+            Change::Delete { .. } | Change::Check { .. } => {}
         }
+    }
+
+    pub fn raise(&mut self, raise: &Raise) {
+        self.u64(raise.epoch.term);
+        self.u64(raise.epoch.node);
+        self.u32(raise.to.0 as usize);
     }
 }
 
@@ -108,8 +128,15 @@ pub struct In<'a>(pub(crate) &'a [u8]);
 
 impl<'a> In<'a> {
     pub(crate) fn versioned(record: &'a [u8]) -> Result<Self, RecordError> {
+        In::up_to(VERSION, record).map(|(_, input)| input)
+    }
+
+    /// A record of which there are versions from the first to `newest`, and which it is.
+    pub(crate) fn up_to(newest: u8, record: &'a [u8]) -> Result<(u8, Self), RecordError> {
         match record.split_first() {
-            Some((&VERSION, rest)) => Ok(In(rest)),
+            Some((version, rest)) if (VERSION..=newest).contains(version) => {
+                Ok((*version, In(rest)))
+            }
             Some((&other, _)) => Err(RecordError::Version(other)),
             None => Err(RecordError::Malformed),
         }
@@ -227,7 +254,33 @@ impl<'a> In<'a> {
             },
             1 => Change::Delete { key, expect },
             2 => Change::Check { key, expect },
+            3 => Change::Splice {
+                key,
+                at: match expect {
+                    Expect::At(revision) => revision,
+                    Expect::Any | Expect::Absent => return Err(RecordError::Malformed),
+                },
+                splice: Splice {
+                    head: self.number()?,
+                    tail: self.number()?,
+                    middle: Bytes::copy_from_slice(self.bytes()?),
+                },
+            },
             _ => return Err(RecordError::Malformed),
         })
+    }
+
+    pub fn raise(&mut self) -> Result<Raise, RecordError> {
+        Ok(Raise {
+            epoch: Epoch {
+                term: self.u64()?,
+                node: self.u64()?,
+            },
+            to: Level(self.number()?),
+        })
+    }
+
+    pub fn number(&mut self) -> Result<u32, RecordError> {
+        Ok(u32::from_be_bytes(self.array()?))
     }
 }
