@@ -110,6 +110,7 @@ impl Membership {
                     name: member.name.clone(),
                     peer_address: member.peer_address.clone(),
                     api_url: member.api_url.clone(),
+                    supports: member.supports,
                 };
                 match self.transport.admit(&leader, request).await {
                     Err(status) if status.code() == Code::Unavailable => {}
@@ -206,9 +207,12 @@ impl Here<'_> {
     pub async fn admit(&self, member: &Member) -> Result<Admission, MembershipError> {
         self.leads()?;
         let store = &self.0.store;
+        store.fits(member.id, member.supports())?;
         roster::write(store, member).await?;
         let members = store.members();
-        members.add(member.id, &member.peer_address).await?;
+        store
+            .admit(member.id, &member.peer_address, member.supports())
+            .await?;
         tracing::info!(server = member.id, name = %member.name, "admitted as a learner");
         match members.promote(member.id, Instant::now() + CATCH_UP).await {
             Ok(()) => {

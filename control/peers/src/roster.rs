@@ -4,7 +4,7 @@
 //! that was removed stays on the roster as removed. No kind lies under this prefix: no API request reads it.
 
 use caravel_api::{Encoded, Key, KeyRange};
-use caravel_store::{Change, CommitError, Expect, NoQuorum, Snapshot, Store, Txn};
+use caravel_store::{Change, CommitError, Expect, Level, NoQuorum, Snapshot, Store, Txn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -25,6 +25,17 @@ pub struct Member {
     /// Of its disk; 0 until it has one.
     pub incarnation: u64,
     pub removed: bool,
+    /// The highest level of log entries that it supports, as it said at its last start; 0: a release of before levels.
+    #[serde(default)]
+    pub supports: u32,
+}
+
+impl Member {
+    /// What it supports.
+    #[must_use]
+    pub fn supports(&self) -> Level {
+        Level::told(self.supports)
+    }
 }
 
 /// Why the roster was not read or changed.

@@ -15,7 +15,9 @@ use caravel_rpc::peer::v1::{
     observe_response, snapshot_part::Part,
 };
 use caravel_store::wire::{self, SnapshotHead, Wire};
-use caravel_store::{Batch, ForwardError, Image, KeyError, Peer, TypeConfig};
+use caravel_store::{
+    Batch, ForwardError, Image, KeyError, Peer, RecordError, TransferError, TypeConfig,
+};
 use futures::StreamExt as _;
 use futures::future::ready;
 use futures::stream::BoxStream;
@@ -66,7 +68,12 @@ impl PeerService {
             match parts.message().await {
                 Ok(Some(SnapshotPart {
                     part: Some(Part::Frame(frame)),
-                })) => transfer.push(&frame).map_err(refused)?,
+                })) => transfer.push(&frame).map_err(|error| {
+                    if matches!(error, PartError::Damaged(TransferError::Version)) {
+                        self.peer.halt(&error);
+                    }
+                    refused(error)
+                })?,
                 Ok(Some(SnapshotPart {
                     part: Some(Part::End(sent)),
                 })) => return transfer.finish(sent).map_err(refused),
@@ -82,6 +89,16 @@ impl PeerService {
             }
         }
     }
+}
+
+/// What whoever leads says must be in this server's log or state. What this release does not know of it is never left out:
+/// it stops this server.
+fn followed<T: Wire>(peer: &Peer, body: &[u8]) -> Result<T, RecordError> {
+    wire::decode(body).inspect_err(|error: &RecordError| {
+        if error.is_newer() {
+            peer.halt(error);
+        }
+    })
 }
 
 fn refused(error: PartError) -> Status {
@@ -115,7 +132,9 @@ fn changed(error: &MembershipError) -> Status {
 #[tonic::async_trait]
 impl PeerRpc for PeerService {
     async fn append(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
-        let request: AppendEntriesRequest<TypeConfig> = self.read(request)?;
+        self.check(&request)?;
+        let request = followed(&self.peer, &request.into_inner().body);
+        let request = request.map_err(|error| malformed(&error))?;
         let answer = self.peer.append(request).await;
         Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }
@@ -127,13 +146,14 @@ impl PeerRpc for PeerService {
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AppendsStream>, Status> {
         let caller = self.check(&request)?;
+        let peer = self.peer.clone();
         // A broken stream or a message that cannot be read ends the appends; the leader begins anew.
         let requests = request
             .into_inner()
             .map(move |message| {
                 let read = message
                     .ok()
-                    .and_then(|frame| wire::decode(&frame.body).ok());
+                    .and_then(|frame| followed(&peer, &frame.body).ok());
                 if read.is_none() {
                     tracing::debug!(from = caller.from, "a stream of appends broke off");
                 }
@@ -184,11 +204,13 @@ impl PeerRpc for PeerService {
         else {
             return Err(Status::invalid_argument("a snapshot begins with its head"));
         };
-        let head: SnapshotHead = wire::decode(&begin.head).map_err(|error| malformed(&error))?;
+        let head = followed(&self.peer, &begin.head);
+        let head: SnapshotHead = head.map_err(|error| malformed(&error))?;
         let transfer = self
             .incoming
             .begin(&begin.transfer, begin.from)
             .map_err(refused)?;
+        tracing::info!(from_frame = begin.from, "a snapshot arrives");
         let image = self.receive(transfer, parts).await?;
         let snapshot = SnapshotOf::<TypeConfig, Image> {
             meta: head.meta,
@@ -305,6 +327,8 @@ impl PeerRpc for PeerService {
             key: sealing.key,
             resealing: sealing.is_resealing(),
             holds: sealing.holds,
+            supports: status.supports.0,
+            level: status.level.0,
         }))
     }
 
@@ -323,6 +347,7 @@ impl PeerRpc for PeerService {
             api_url: asked.api_url,
             incarnation: asked.incarnation,
             removed: false,
+            supports: asked.supports,
         };
         let admission = if on_behalf {
             self.membership.here().admit(&member).await
@@ -349,5 +374,53 @@ impl PeerRpc for PeerService {
         };
         let leader = done.map_err(|error| changed(&error))?;
         Ok(Response::new(ChangeResponse { leader }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caravel_store::{Command, Epoch, Level, Raise, Store};
+    use openraft::EntryPayload;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    /// A release of after this one leads, and sends an entry of a version that this one does not know.
+    #[tokio::test]
+    async fn an_entry_of_a_later_release_stops_this_server() {
+        let store = Store::memory().await.unwrap();
+        let (peer, status) = (store.peer(), store.status());
+        let place = store.place();
+        let (last, vote) = (place.last.unwrap(), place.vote.unwrap());
+        let raise = Command::Raise(Raise {
+            epoch: Epoch { term: 1, node: 2 },
+            to: Level(2),
+        });
+        let request = AppendEntriesRequest::<TypeConfig> {
+            vote,
+            prev_log_id: Some(last),
+            leader_commit: None,
+            entries: vec![openraft::Entry {
+                log_id: last,
+                payload: EntryPayload::Normal(raise),
+            }],
+        };
+        let mut body = wire::encode(&request);
+        assert!(followed::<AppendEntriesRequest<TypeConfig>>(&peer, &body).is_ok());
+        assert!(store.status().healthy);
+        // A log id, a kind, an epoch and the level come after the entry's version.
+        let version = body.len() - (24 + 1 + 16 + 4) - 1;
+        assert_eq!(body[version], 2);
+        body[version] = 3;
+        let refused = followed::<AppendEntriesRequest<TypeConfig>>(&peer, &body);
+        assert!(matches!(refused, Err(RecordError::Version(3))));
+        let why = timeout(Duration::from_secs(5), store.failure()).await;
+        let why = why.unwrap();
+        assert!(
+            why.contains("version 3, which this release does not know"),
+            "{why}"
+        );
+        assert!(!store.status().healthy);
+        assert_eq!(store.status().last_log, status.last_log);
     }
 }

@@ -6,7 +6,8 @@ use caravel_auth::authority::DEFAULT_ISSUER;
 use caravel_peers::membership::Membership;
 use caravel_peers::{GrpcTransport, Member, PeerTls, Served, roster, serve};
 use caravel_rpc::peer::v1::AdmitRequest;
-use caravel_store::{Store, StoreConfig, Target, Txn};
+use caravel_store::{Level, Store, StoreConfig, Target, Txn};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -25,11 +26,22 @@ struct Server {
 impl Server {
     /// `id` 1 begins the cluster; others wait to be admitted.
     async fn start(authority: &Authority, id: u64, cluster: Option<u128>) -> Server {
+        Server::supporting(authority, id, cluster, Level::HIGHEST).await
+    }
+
+    /// One that plays an older release.
+    async fn supporting(
+        authority: &Authority,
+        id: u64,
+        cluster: Option<u128>,
+        supports: Level,
+    ) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let transport = GrpcTransport::new();
         let config = StoreConfig {
+            supports,
             node_id: id,
             cluster,
             bootstrap: id == 1,
@@ -69,6 +81,7 @@ impl Server {
             name: format!("server-{}", identity.node),
             peer_address: self.address.clone(),
             api_url: String::new(),
+            supports: self.store.supports().0,
         }
     }
 
@@ -243,4 +256,57 @@ async fn strangers_and_refilled_disks_are_refused() {
     let seen = servers[1].transport.observe(&to).await.unwrap();
     assert_eq!((seen.key, seen.holds.as_slice()), (1, &[1, 2][..]));
     assert_eq!(seen.leads, !seen.replicas.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_level_rises_by_what_servers_say_and_an_older_one_is_not_admitted() {
+    let authority = Authority::create(DEFAULT_ISSUER).unwrap();
+    let servers = three(&authority).await;
+    let cluster = servers[0].store.identity().cluster;
+    let leader = servers.iter().find(|one| one.store.status().leads).unwrap();
+    let mut reports = BTreeMap::from([(leader.store.identity().node, leader.store.supports())]);
+    for server in &servers {
+        if let Ok(seen) = leader.transport.observe(&server.target()).await {
+            let said = (Level::told(seen.supports), Level::told(seen.level));
+            assert_eq!(said, (Level::HIGHEST, Level::FIRST));
+            reports.insert(server.store.identity().node, said.0);
+        }
+    }
+    let epoch = leader.store.leadership().borrow().unwrap();
+    let raised = leader.store.raise(epoch, &reports).await;
+    assert_eq!(raised, Ok(Level::HIGHEST));
+    for server in &servers {
+        eventually("every server is at the level", async || {
+            server.store.level() == Level::HIGHEST
+        })
+        .await;
+    }
+    let id = roster::invite(&servers[0].store, "old").await.unwrap();
+    let old = Server::supporting(&authority, id, Some(cluster), Level::FIRST).await;
+    for supports in [1, 0] {
+        // 0: a release that does not know of levels says nothing.
+        let request = AdmitRequest {
+            supports,
+            ..old.request()
+        };
+        let refused = old.transport.admit(&servers[1].target(), request).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        let expected = format!(
+            "server {id} supports log entries up to level 1, and the cluster is at level 2: start a newer release on it"
+        );
+        assert_eq!(refused.message(), expected);
+    }
+    assert_eq!(servers[0].store.members().list().len(), 3);
+    // One that says more than it can stops at the first entry that it does not know.
+    let request = AdmitRequest {
+        supports: Level::HIGHEST.0,
+        ..old.request()
+    };
+    let by = servers[1].target();
+    let why = tokio::select! {
+        why = timeout(WITHIN, old.store.failure()) => why.unwrap(),
+        answer = old.transport.admit(&by, request) => panic!("{answer:?}"),
+    };
+    assert!(why.contains("supports levels up to 1"), "{why}");
 }

@@ -233,6 +233,7 @@ impl Cluster for ClusterService {
             leader: view.leader,
             term: view.term,
             members: view.members,
+            level: self.store().level().0,
         }))
     }
 
@@ -334,6 +335,8 @@ impl Cluster for ClusterService {
             disk_bytes,
             disk_free_bytes,
             last_snapshot: view.snapshots.into_iter().max_by_key(|saved| saved.created),
+            level: seen.level.0,
+            supports: seen.supports.0,
         }))
     }
 

@@ -10,6 +10,7 @@ mod config;
 mod hand;
 mod join;
 mod kubeconfig;
+mod level;
 mod living;
 mod metrics;
 mod place;

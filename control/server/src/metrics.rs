@@ -44,6 +44,11 @@ impl Collector for StoreMetrics {
                 status.voters.len() as f64,
             ),
             gauge(
+                "caravel_raft_level",
+                "The level of log entries that all members support.",
+                f64::from(status.level.0),
+            ),
+            gauge(
                 "caravel_raft_last_log_index",
                 "The last entry of this server's log.",
                 status.last_log as f64,

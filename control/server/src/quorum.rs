@@ -95,7 +95,7 @@ pub(crate) async fn open(config: &ServerConfig, listener: TcpListener) -> Result
     transport.speak_as(store.identity(), tls.clone());
     let served = caravel_peers::serve(listener, &tls, &store, transport.clone())
         .context("serve the peers' port")?;
-    let me = member(config, store.identity());
+    let me = member(config, &store);
     let peers = place.as_ref().map(|place| place.peers.clone());
     take_part(&store, &transport, &me, &peers.unwrap_or_default()).await?;
     loop {
@@ -172,7 +172,8 @@ impl Quorum {
     }
 }
 
-fn member(config: &ServerConfig, identity: Identity) -> Member {
+fn member(config: &ServerConfig, store: &Store) -> Member {
+    let identity = store.identity();
     Member {
         id: identity.node,
         name: config.name.clone(),
@@ -180,6 +181,7 @@ fn member(config: &ServerConfig, identity: Identity) -> Member {
         api_url: config.node_url(),
         incarnation: identity.incarnation,
         removed: false,
+        supports: store.supports().0,
     }
 }
 
@@ -384,6 +386,7 @@ async fn take_part(
                 name: me.name.clone(),
                 peer_address: me.peer_address.clone(),
                 api_url: me.api_url.clone(),
+                supports: me.supports,
             };
             match transport.admit(&target, request).await {
                 Ok(answer) if answer.voter => break,

@@ -72,6 +72,7 @@ async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> 
     running.backups(store.clone(), &config);
     running.quorum(store, quorum.transport());
     running.rotation(quorum.membership.clone());
+    running.level(quorum.membership.clone());
     running.api(api, listener, tls);
     kubeconfig::write(
         &authority,

@@ -3,6 +3,7 @@
 use crate::backups;
 use crate::config::ServerConfig;
 use crate::hand::ApiHand;
+use crate::level;
 use crate::quorum::Quorum;
 use crate::rotation;
 use caravel_apiserver::ApiServer;
@@ -83,6 +84,15 @@ impl Running {
         self.tasks.spawn(async move {
             stop.run_until_cancelled(rotation::follow(membership)).await;
             "rotation of keys"
+        });
+    }
+
+    /// Raises the level of log entries once all members support more.
+    pub(crate) fn level(&mut self, membership: Membership) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(level::follow(membership)).await;
+            "level of log entries"
         });
     }
 

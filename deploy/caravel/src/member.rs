@@ -165,12 +165,14 @@ fn document(members: &MembersResponse) -> serde_json::Value {
             "apiURL": member.api_url,
             "lag": member.lag,
             "silentMilliseconds": member.silent_ms,
+            "supportsLevel": member.supports,
         })
     });
     json!({
         "cluster": members.cluster,
         "leader": members.leader,
         "term": members.term,
+        "level": members.level,
         "members": all.collect::<Vec<_>>(),
     })
 }

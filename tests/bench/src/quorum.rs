@@ -125,6 +125,7 @@ async fn other(dir: &Path, shared: &Path, number: u64, peer: SocketAddr) -> anyh
         name: format!("server-{number}"),
         peer_address: peer.to_string(),
         api_url: String::new(),
+        supports: opened.store.supports().0,
     };
     let first = Target {
         id: 1,

@@ -65,6 +65,7 @@ pub(crate) fn members(
             };
             Member {
                 id: known.id,
+                supports: known.supports().0,
                 name: known.name,
                 role: role.into(),
                 peer_address: known.peer_address,
