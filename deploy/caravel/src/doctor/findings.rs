@@ -104,7 +104,10 @@ fn quorum(facts: &Facts, found: &mut Found) {
         .iter()
         .filter(|server| server.member.role() == Role::Voter)
         .collect();
-    let living = voters.iter().filter(|server| server.health.is_ok()).count();
+    let living = voters
+        .iter()
+        .filter(|server| server.health.is_ok() && successor(facts, server).is_none())
+        .count();
     let leaders: BTreeSet<u64> = facts
         .servers
         .iter()
@@ -146,11 +149,35 @@ fn quorum(facts: &Facts, found: &mut Found) {
     }
 }
 
+/// Who is at the address of a server that lost its disk and joined again. Numbers only grow, and nobody else answers there.
+fn successor(facts: &Facts, server: &Server) -> Option<u64> {
+    let later = facts.servers.iter().map(|other| &other.member);
+    later
+        .filter(|other| other.api_url == server.member.api_url && other.id > server.member.id)
+        .map(|other| other.id)
+        .max()
+}
+
 fn servers(facts: &Facts, found: &mut Found) {
     let named = |server: &Server| format!("server {} ({})", server.member.id, server.member.name);
     let mut silent = BTreeSet::new();
     for server in &facts.servers {
-        if let Err(why) = &server.health {
+        if let Some(now) = successor(facts, server) {
+            silent.insert(server.member.id);
+            let counts = match server.member.role() {
+                Role::Voter => ", and still counts as a voter that never answers",
+                _ => "",
+            };
+            found.problem(
+                "server-replaced",
+                &server.member.name,
+                format!(
+                    "{} is gone: its machine joined again as server {now}. The old number stays a member{counts}",
+                    named(server)
+                ),
+                format!("`caravel member remove {}`", server.member.id),
+            );
+        } else if let Err(why) = &server.health {
             silent.insert(server.member.id);
             found.problem(
                 "server-down",

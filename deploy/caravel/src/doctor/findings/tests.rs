@@ -90,6 +90,31 @@ fn each_illness_is_named_once() {
             &["server-down"],
         ),
         (
+            "one lost its disk and joined again under a new number, and the old one is still a member",
+            |facts| {
+                let mut again = server(4);
+                again.member.api_url = facts.servers[2].member.api_url.clone();
+                facts.servers.push(again);
+                // Whoever is there now answers for both.
+                for at in [0, 2, 3] {
+                    let health = facts.servers[at].health.as_mut().unwrap();
+                    health.alarms = vec![alarm(Kind::MemberSilent, 3)];
+                }
+            },
+            &["server-replaced"],
+        ),
+        (
+            "and another is down: three of four voters must answer",
+            |facts| {
+                let mut again = server(4);
+                again.member.api_url = facts.servers[2].member.api_url.clone();
+                facts.servers.push(again);
+                facts.servers[1].health = Err("refused".into());
+                facts.servers[1].certificate = Err("refused".into());
+            },
+            &["no-quorum", "server-down", "server-replaced"],
+        ),
+        (
             "two of three are down",
             |facts| {
                 for at in [1, 2] {
