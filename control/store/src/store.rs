@@ -289,7 +289,12 @@ impl Store {
                     .map_err(|error| failed(&error))?;
             }
             let mut leadership = self.leadership();
-            let led = timeout(ALONE_WITHIN, leadership.wait_for(Option::is_some)).await;
+            let led = tokio::select! {
+                biased;
+                // What it cannot apply is the reason, not the time that it took.
+                why = self.failure() => return Err(OpenError::Raft(why)),
+                led = timeout(ALONE_WITHIN, leadership.wait_for(Option::is_some)) => led,
+            };
             if !matches!(led, Ok(Ok(_))) {
                 return Err(OpenError::Raft(
                     "this server could not make itself the leader in time".into(),

@@ -221,11 +221,28 @@ async fn two_levels_in_one_cluster_and_the_raise() {
     assert_eq!(cluster.raise().await, Err(RaiseError::Unheard(3)));
     cluster.start(3, NEW).await;
     assert_eq!(cluster.stores[&3].level(), OLD);
+    // One without a vote must be able to follow, too.
+    cluster.start(4, OLD).await;
+    let leader = cluster.leader().await;
+    leader.admit(4, "server-4", OLD).await.unwrap();
+    assert_eq!(
+        cluster.raise().await,
+        Err(RaiseError::Unsupported {
+            server: 4,
+            level: OLD
+        })
+    );
+    cluster.write(80, 12).await;
+    cluster.same_after_every_entry().await;
+    let leader = cluster.leader().await;
+    leader.members().remove(4).await.unwrap();
+    cluster.stop(4).await;
+    cluster.digests.remove(&4);
     assert_eq!(cluster.raise().await, Ok(NEW));
     // Asked again, it stays.
     assert_eq!(cluster.raise().await, Ok(NEW));
     let before = log_bytes(cluster.leader().await);
-    cluster.write(80, 60).await;
+    cluster.write(100, 60).await;
     let at_level_2 = log_bytes(cluster.leader().await) - before;
     cluster.same_after_every_entry().await;
     for (id, store) in &cluster.stores {
@@ -257,7 +274,7 @@ async fn two_levels_in_one_cluster_and_the_raise() {
         cluster.start(id, NEW).await;
         assert_eq!(cluster.stores[&id].level(), NEW);
     }
-    cluster.write(140, 20).await;
+    cluster.write(160, 20).await;
     cluster.same_after_every_entry().await;
     cluster.end().await;
 }
