@@ -102,6 +102,43 @@ impl Client {
         Ok(value)
     }
 
+    /// An answer as it is: its status and its bytes.
+    pub async fn raw(&self, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
+        let request = Request::get(path).body(Body::empty())?;
+        let answer = tokio::time::timeout(Duration::from_secs(20), self.send(request)).await?;
+        let (status, body) =
+            answer.map_err(|_| anyhow::anyhow!("GET {path}: {} does not answer", self.server))?;
+        Ok((status.as_u16(), body))
+    }
+
+    /// One of the server's figures.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let (status, body) = self.raw("/metrics").await?;
+        anyhow::ensure!(status == 200, "GET /metrics: {status}");
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let value = text.lines().find_map(|line| {
+            let (named, value) = line.split_once(' ')?;
+            (named == name).then_some(value)
+        });
+        let value: f64 = value.with_context(|| format!("no {name}"))?.parse()?;
+        Ok(value as u64)
+    }
+
+    /// Is a watch that would go on after this revision told that it cannot, so that its client lists again?
+    pub async fn is_gone(&self, namespace: &str, after: u64) -> anyhow::Result<bool> {
+        let mut answer = self.watch(namespace, after).await?;
+        if answer.status() != StatusCode::OK {
+            return Ok(answer.status() == StatusCode::GONE);
+        }
+        let first = tokio::time::timeout(CONNECT, answer.body_mut().frame()).await;
+        let Ok(Some(Ok(frame))) = first else {
+            return Ok(false);
+        };
+        let line = frame.into_data().unwrap_or_default();
+        let event: Value = serde_json::from_slice(&line).unwrap_or_default();
+        Ok(event["type"] == "ERROR" && event["object"]["code"] == 410)
+    }
+
     pub async fn ready(&self) -> bool {
         let answer = self.ask("GET", "/readyz", None, CONNECT).await;
         answer.is_ok_and(|(status, _)| status == StatusCode::OK)
@@ -119,18 +156,17 @@ impl Client {
         answer.ok().map(|(status, _)| status.as_u16())
     }
 
-    /// Creates a large object, so that a disk fills. Not part of the history.
+    /// Writes a large object, so that a disk or a log fills. Not part of the history.
     pub async fn bulk(&self, namespace: &str, name: &str, bytes: usize) {
         let mut body = object(namespace, name, &["x".repeat(bytes)], None);
         body["metadata"]["labels"] = json!({"chaos": "bulk"});
-        let sent = self
-            .ask(
-                "POST",
-                &path(namespace, ""),
-                Some(&body),
-                Duration::from_secs(5),
-            )
-            .await;
+        let within = Duration::from_secs(5);
+        let all = path(namespace, "");
+        let mut sent = self.ask("POST", &all, Some(&body), within).await;
+        if matches!(sent, Ok((StatusCode::CONFLICT, _))) {
+            let one = path(namespace, name);
+            sent = self.ask("PUT", &one, Some(&body), within).await;
+        }
         // What becomes of it is seen by others.
         drop(sent);
     }
@@ -256,7 +292,7 @@ impl Client {
     }
 }
 
-fn path(namespace: &str, name: &str) -> String {
+pub fn path(namespace: &str, name: &str) -> String {
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     if name.is_empty() {
         path

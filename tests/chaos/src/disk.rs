@@ -183,9 +183,19 @@ impl Disk {
 
     /// The power goes and comes back.
     pub fn cut(&mut self, seed: u64) -> Taken {
-        let random = &mut StdRng::seed_from_u64(seed);
+        let mut random = StdRng::seed_from_u64(seed);
+        self.keep(&mut |most| random.random_range(0..=most))
+    }
+
+    /// The same, and nothing is left of what was not synced.
+    pub fn lose(&mut self) -> Taken {
+        self.keep(&mut |_| 0)
+    }
+
+    /// `some` says how much is kept of so much.
+    fn keep(&mut self, some: &mut dyn FnMut(usize) -> usize) -> Taken {
         let mut taken = Taken::default();
-        let kept = random.random_range(0..=self.names.len());
+        let kept = some(self.names.len());
         for undone in self.names.split_off(kept).into_iter().rev() {
             self.set_name(undone.dir, &undone.name, undone.before);
             taken.names += 1;
@@ -193,7 +203,7 @@ impl Disk {
         self.names.clear();
         for node in self.nodes.values_mut() {
             if let Node::File(file) = node {
-                file.cut(random, &mut taken);
+                file.cut(some, &mut taken);
             }
         }
         taken
@@ -212,16 +222,16 @@ impl File {
         }
     }
 
-    fn cut(&mut self, random: &mut StdRng, taken: &mut Taken) {
+    fn cut(&mut self, some: &mut dyn FnMut(usize) -> usize, taken: &mut Taken) {
         let (short, long) = (
             self.durable.min(self.bytes.len()),
             self.durable.max(self.bytes.len()),
         );
-        let length = random.random_range(short..=long);
+        let length = short + some(long - short);
         self.bytes.resize(long, 0);
         for (sector, older) in std::mem::take(&mut self.older) {
             taken.loose += 1;
-            let version = random.random_range(0..=older.len());
+            let version = some(older.len());
             let begin = sector * SECTOR;
             let end = (begin + SECTOR).min(self.bytes.len());
             if version < older.len() && begin < end {
@@ -286,6 +296,21 @@ mod tests {
             }
         }
         assert!(gone > 0 && gone < 20);
+    }
+
+    #[test]
+    fn nothing_may_be_left_of_what_was_not_synced() {
+        let mut disk = Disk::default();
+        let file = disk.make(ROOT, "a", Node::File(File::default()));
+        disk.write(file, 0, &[1; SECTOR]);
+        disk.sync(file);
+        disk.write(file, 0, &[2; SECTOR]);
+        disk.write(file, 0, &[3; 2 * SECTOR]);
+        disk.make(ROOT, "b", Node::File(File::default()));
+        let taken = disk.lose();
+        assert_eq!((taken.loose, taken.lost, taken.names), (2, 2, 1));
+        assert_eq!(bytes(&disk, "a"), Some(vec![1; SECTOR]));
+        assert_eq!(bytes(&disk, "b"), None);
     }
 
     #[test]

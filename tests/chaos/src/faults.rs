@@ -112,9 +112,19 @@ impl Faults {
         self.of(host)?.order(&order).await.map(drop)
     }
 
-    pub async fn cut_power(&mut self, host: &str) -> anyhow::Result<String> {
+    /// Syncs that are under way fail, so that their process can be killed before they are done.
+    pub async fn fail(&mut self, host: &str) -> anyhow::Result<()> {
+        self.of(host)?.order("fail").await.map(drop)
+    }
+
+    /// What was not synced is torn, or all of it gone.
+    pub async fn cut_power(&mut self, host: &str, all: bool) -> anyhow::Result<String> {
         let seed: u64 = rand::rng().random_range(0..1 << 32);
-        let said = self.of(host)?.order(&format!("cut {seed}")).await?;
+        let order = match all {
+            true => "lose".to_owned(),
+            false => format!("cut {seed}"),
+        };
+        let said = self.of(host)?.order(&order).await?;
         let numbers: Vec<&str> = said.split(' ').collect();
         let [loose, lost, names] = numbers[..] else {
             anyhow::bail!("the disk says {said:?}")

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::faults::{Faults, Seen};
-use crate::history::{Action, Operation, Outcome};
+use crate::history::{Action, Operation, Outcome, Restored};
 use crate::lab::Lab;
 use crate::load::Load;
 use crate::scenario::{LEADER, Step};
@@ -18,6 +18,10 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 const BULK: usize = 300_000;
 pub const AGAIN: Duration = Duration::from_millis(100);
 
+mod behind;
+mod nodes;
+mod restore;
+
 pub struct Field<'a> {
     lab: &'a Lab,
     load: Arc<Load>,
@@ -27,6 +31,8 @@ pub struct Field<'a> {
     faults: Faults,
     /// Large objects written, while disks are full: sled uses what it has for long.
     bulk: Option<usize>,
+    backup: Option<restore::Backup>,
+    pub restored: Option<Restored>,
     pub notes: Vec<String>,
 }
 
@@ -40,6 +46,8 @@ impl<'a> Field<'a> {
             paused: 0,
             faults: Faults::default(),
             bulk: None,
+            backup: None,
+            restored: None,
             notes: vec![],
         }
     }
@@ -88,13 +96,14 @@ impl<'a> Field<'a> {
             }
             Step::Resume(who) => self.resume(*who).await?,
             Step::Cut(links) => {
+                let before = self.lab.status().await?.cuts.len();
                 for (from, to) in links {
                     let (from, to) = (self.name(*from)?, self.name(*to)?);
                     self.lab.lab("cut", &["--one-way", &from, &to]).await?;
                 }
                 self.load
                     .mark(format!("cut {links:?} of {:?}", self.roles), true);
-                let cuts = self.lab.status().await?.cuts.len();
+                let cuts = self.lab.status().await?.cuts.len() - before;
                 ensure!(
                     cuts == links.len(),
                     "{cuts} cuts instead of {}",
@@ -107,6 +116,11 @@ impl<'a> Field<'a> {
                 ensure!(dropped > 0, "the cuts dropped no packet");
                 self.lab.lab("heal", &[]).await?;
                 self.load.mark("healed".to_owned(), false);
+            }
+            Step::Mend(a, b) => {
+                let (a, b) = (self.name(*a)?, self.name(*b)?);
+                self.lab.lab("heal", &[&a, &b]).await?;
+                self.load.mark(format!("healed {a} and {b}"), false);
             }
             Step::OtherLeader => {
                 let former = self.name(LEADER)?;
@@ -160,15 +174,8 @@ impl<'a> Field<'a> {
                 self.load
                     .mark(format!("a sync of {name} takes {millis} ms"), false);
             }
-            Step::PowerCut(who) => {
-                let names = self.names(who)?;
-                self.kill(&names).await?;
-                self.load.mark(format!("cut the power of {names:?}"), true);
-                for name in &names {
-                    let seen = self.faults.cut_power(name).await?;
-                    self.notes.push(format!("{name}: {seen}"));
-                }
-            }
+            Step::PowerCut(who) => self.cut_power(self.names(who)?, false).await?,
+            Step::PowerLost(who) => self.cut_power(self.names(who)?, true).await?,
             Step::Small(who) => {
                 let name = self.name(*who)?;
                 self.lab.lab("stop", &[&name]).await?;
@@ -196,6 +203,26 @@ impl<'a> Field<'a> {
                 }
             }
             Step::Wipe(who) => self.wipe(*who).await?,
+            Step::Backup => self.save_backup().await?,
+            Step::Restore(who) => self.restore(*who).await?,
+            Step::Outgrow(who) => self.outgrow(*who).await?,
+            Step::Installing(who) => self.installing(*who).await?,
+            Step::Overdue(who) => self.overdue(*who).await?,
+            Step::NodesStay(time) => self.nodes_stay(*time).await?,
+            Step::Claims(who, within) => self.claims(*who, *within).await?,
+        }
+        Ok(())
+    }
+
+    async fn cut_power(&mut self, names: Vec<String>, all: bool) -> anyhow::Result<()> {
+        for name in &names {
+            self.faults.fail(name).await?;
+        }
+        self.kill(&names).await?;
+        self.load.mark(format!("cut the power of {names:?}"), true);
+        for name in &names {
+            let seen = self.faults.cut_power(name, all).await?;
+            self.notes.push(format!("{name}: {seen}"));
         }
         Ok(())
     }
@@ -394,6 +421,12 @@ impl<'a> Field<'a> {
                     .push(format!("{name} lost its disk and refused: {why}"));
             }
         }
+        // It is a person who removes it, as with etcd; who does not know is told.
+        let command = format!("caravel member remove {old}`");
+        self.until("the doctor names the lost number", async |field: &Self| {
+            Ok(field.lab.doctor().await?.contains(&command))
+        })
+        .await?;
         self.remove_number(old).await?;
         if joined.is_none() {
             self.rejoin(who).await?;
@@ -461,8 +494,11 @@ impl<'a> Field<'a> {
             async |field: &Self| Ok(all(field) - before >= 20 && field.load.count(&read) >= 20),
         )
         .await?;
+        let slowest = self.load.slowest(&|one: &Operation| {
+            one.invoked > since && one.action != Action::Read && one.outcome == Outcome::Refused
+        });
         self.notes.push(format!(
-            "while the disks were full: {} writes refused with 507, {} reads served",
+            "while the disks were full: {} writes refused with 507, the slowest after {slowest} ms, {} reads served",
             all(self) - before,
             self.load.count(&read)
         ));

@@ -77,7 +77,13 @@ impl Lab {
 
     /// Runs a script on a host.
     pub async fn sh(&self, host: &str, script: &str) -> anyhow::Result<()> {
-        let mut command = self.command(&["exec", host, "--", "bash", "-c", script]);
+        self.exec(host, &["bash", "-c", script]).await.map(drop)
+    }
+
+    /// Runs a command on a host; what it prints.
+    pub async fn exec(&self, host: &str, words: &[&str]) -> anyhow::Result<String> {
+        let script = words.join(" ");
+        let mut command = self.command(&[&["exec", host, "--"], words].concat());
         let out = tokio::time::timeout(PATIENCE, command.output())
             .await
             .with_context(|| format!("on {host} this does not end: {script}"))??;
@@ -86,7 +92,7 @@ impl Lab {
             "on {host}: {script}: {}",
             String::from_utf8_lossy(&out.stderr).trim()
         );
-        Ok(())
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
     /// A host's clock file.
@@ -119,6 +125,12 @@ impl Lab {
         Ok(mended.map_or(last.to_owned(), |mended| format!("{mended} {last}")))
     }
 
+    /// How often a host's daemon has said something.
+    pub fn said(&self, host: &str, what: &str) -> anyhow::Result<usize> {
+        let log = std::fs::read_to_string(self.dir.join("logs").join(format!("{host}.log")))?;
+        Ok(log.lines().filter(|line| line.contains(what)).count())
+    }
+
     async fn run(&self, args: &[&str], more: &[(&str, &Path)]) -> anyhow::Result<String> {
         let mut command = self.program();
         command.args(args);
@@ -137,6 +149,11 @@ impl Lab {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
+    /// A command that asks no server.
+    pub async fn own(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.run(args, &[]).await
+    }
+
     /// `caravel lab VERB --dir DIR ARGS...`
     pub async fn lab(&self, verb: &str, args: &[&str]) -> anyhow::Result<String> {
         let dir = self.dir.to_string_lossy();
@@ -153,6 +170,18 @@ impl Lab {
     pub async fn admin(&self, args: &[&str]) -> anyhow::Result<String> {
         self.run(args, &[("--kubeconfig", &self.kubeconfig())])
             .await
+    }
+
+    /// What the doctor says, also where it finds problems.
+    pub async fn doctor(&self) -> anyhow::Result<String> {
+        let mut command = self.program();
+        command
+            .args(["doctor", "--kubeconfig"])
+            .arg(self.kubeconfig());
+        let out = tokio::time::timeout(PATIENCE, command.output())
+            .await
+            .context("the doctor does not end")??;
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
     /// Numbers and names of the voters.

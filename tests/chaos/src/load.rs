@@ -9,7 +9,7 @@ use crate::history::{Action, Mark, Operation, Outcome, Time};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SLOTS: usize = 6;
@@ -33,6 +33,9 @@ pub struct Load {
     begun: Instant,
     generations: [AtomicU64; SLOTS],
     stop: AtomicBool,
+    /// Nobody begins anything; so many are at something still.
+    held: AtomicBool,
+    busy: AtomicUsize,
     operations: Mutex<Vec<Operation>>,
     marks: Mutex<Vec<Mark>>,
 }
@@ -46,6 +49,8 @@ impl Load {
             begun: Instant::now(),
             generations: Default::default(),
             stop: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
             operations: Mutex::default(),
             marks: Mutex::default(),
         })
@@ -63,6 +68,35 @@ impl Load {
     /// Workers end with the operation that they are at.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nobody begins an operation, or again.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.held.load(Ordering::SeqCst) && self.busy.load(Ordering::SeqCst) == 0
+    }
+
+    /// Counts the operation that follows as under way, once nobody holds it up. False: the load has ended.
+    async fn begin(&self) -> bool {
+        loop {
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            if self.stop.load(Ordering::Relaxed) {
+                self.end();
+                return false;
+            }
+            if !self.held.load(Ordering::SeqCst) {
+                return true;
+            }
+            self.end();
+            tokio::time::sleep(self.shape.pace).await;
+        }
+    }
+
+    fn end(&self) {
+        self.busy.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub fn now(&self) -> Time {
@@ -87,12 +121,32 @@ impl Load {
             .count()
     }
 
+    /// The highest revision that was acknowledged.
+    pub fn newest(&self) -> u64 {
+        let operations = self.operations.lock();
+        operations
+            .iter()
+            .filter_map(Operation::acknowledged)
+            .max()
+            .unwrap_or(0)
+    }
+
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
     pub fn count(&self, is: &dyn Fn(&Operation) -> bool) -> usize {
         self.operations.lock().iter().filter(|one| is(one)).count()
+    }
+
+    /// Of those operations, how long the longest took, in milliseconds.
+    pub fn slowest(&self, is: &dyn Fn(&Operation) -> bool) -> u64 {
+        let operations = self.operations.lock();
+        let times = operations.iter().filter(|one| is(one));
+        times
+            .map(|one| (one.returned - one.invoked) / 1_000_000)
+            .max()
+            .unwrap_or(0)
     }
 
     pub fn take(&self) -> (Vec<Operation>, Vec<Mark>) {
@@ -107,7 +161,7 @@ impl Load {
         let within = self.shape.staying;
         let mut known: Option<(String, Register)> = None;
         for count in 1.. {
-            if self.stop.load(Ordering::Relaxed) {
+            if !self.begin().await {
                 return;
             }
             let value = format!("{worker}.{count}");
@@ -126,6 +180,7 @@ impl Load {
                     outcome
                 }
             };
+            self.end();
             // What became of it is not known, or it is full: begin another.
             known = match (outcome, known) {
                 (Outcome::Done { revision, .. }, Some((key, mut read)))
@@ -156,7 +211,7 @@ impl Load {
             self.shape.roaming
         };
         let mut count = 0;
-        while !self.stop.load(Ordering::Relaxed) {
+        while self.begin().await {
             let any = || &self.clients[rand::rng().random_range(0..self.clients.len())];
             let slot = rand::rng().random_range(0..SLOTS);
             let generation = self.generations[slot].load(Ordering::Relaxed);
@@ -179,6 +234,7 @@ impl Load {
                 }
                 None => {}
             }
+            self.end();
             tokio::time::sleep(self.shape.pace).await;
         }
     }

@@ -68,6 +68,7 @@ pub async fn run(
         operations,
         marks,
         end: vec![],
+        restored: field.restored.take(),
     };
     let (watched, behind) = match collected {
         Ok((watched, behind, end)) => {

@@ -1,4 +1,4 @@
-//! The faults, as data: each scenario is a list of steps. What a step does is in `run.rs`.
+//! The faults, as data: each scenario is a list of steps. What a step does is in `field.rs`.
 
 use crate::faults::How;
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub enum Step {
     Slow(usize, Duration),
     /// Killed, and what was not synced is torn.
     PowerCut(Vec<usize>),
+    /// Killed, and what was not synced is gone.
+    PowerLost(Vec<usize>),
     /// Its disk has little room.
     Small(usize),
     Fill(usize),
@@ -60,6 +62,22 @@ pub enum Step {
     },
     /// Its disk is empty: it must not come back under its number; then it comes back as a new one.
     Wipe(usize),
+    /// Heals what is cut between these two, and nothing else.
+    Mend(usize, usize),
+    /// Saves a backup while the load goes on, and looks at what it must hold.
+    Backup,
+    /// All servers are killed; this one begins again from the backup, another of the old cluster is refused, and both others
+    /// join as new ones.
+    Restore(usize),
+    /// Writes until the leader has let go of log that this one, which hears nothing, would need.
+    Outgrow(usize),
+    /// Heals all, waits until the leader sends this one a snapshot, and kills the leader before it is installed.
+    Installing(usize),
+    /// Waits until this one, which is cut off, takes the nodes for dead. They are ready all the time.
+    Overdue(usize),
+    NodesStay(Duration),
+    /// Waits so long for it to say that it leads, and goes on either way.
+    Claims(usize, Duration),
 }
 
 /// How much of everything.
@@ -301,6 +319,120 @@ pub const SCENARIOS: &[Scenario] = &[
                 Step::Free(SECOND),
                 Step::Written(20),
                 Step::Ready,
+            ]
+        },
+    },
+    Scenario {
+        name: "followers-full",
+        why: "the disks of both followers are full: the leader, whose own has room, refuses writes and says why, and it heals by itself",
+        servers: 3,
+        steps: |_| {
+            vec![
+                Step::Roles,
+                Step::Small(FIRST),
+                Step::Small(SECOND),
+                Step::Roles,
+                Step::Fill(FIRST),
+                Step::Written(20),
+                Step::Fill(SECOND),
+                Step::Refused,
+                Step::Free(FIRST),
+                Step::Written(20),
+                Step::Free(SECOND),
+                Step::Written(20),
+                Step::Ready,
+            ]
+        },
+    },
+    Scenario {
+        name: "leader-killed-behind",
+        why: "a follower is so far behind that it needs a snapshot, and the leader is killed while it gets one",
+        servers: 3,
+        steps: |length| {
+            let round = vec![
+                Step::Roles,
+                Step::Cut(vec![
+                    (LEADER, FIRST),
+                    (FIRST, LEADER),
+                    (SECOND, FIRST),
+                    (FIRST, SECOND),
+                ]),
+                Step::Outgrow(FIRST),
+                Step::Installing(FIRST),
+                Step::OtherLeader,
+                Step::Written(20),
+                Step::Start(vec![LEADER]),
+                Step::Ready,
+                Step::Written(20),
+            ];
+            vec![round; length.kills.clamp(1, 10)].concat()
+        },
+    },
+    Scenario {
+        name: "restore",
+        why: "all servers are killed and a backup taken under load is restored to one: all of it comes back and nothing else, every client lists again, the old cluster's servers are refused, containers go on",
+        servers: 3,
+        steps: |_| {
+            vec![
+                Step::Roles,
+                Step::Backup,
+                Step::Written(100),
+                Step::Restore(FIRST),
+                Step::Ready,
+                Step::Written(20),
+            ]
+        },
+    },
+    Scenario {
+        name: "vote-forgotten",
+        why: "a voter loses its power before the vote that it was asked for is on its disk, and hears the former leader again",
+        servers: 3,
+        steps: |length| {
+            // The other follower is to lead, the voter's log is shorter than its own, and the former leader goes on.
+            let (candidate, voter) = (FIRST, SECOND);
+            vec![
+                Step::Roles,
+                Step::Loose(vec![voter]),
+                Step::Roles,
+                Step::Written(20),
+                Step::Cut(vec![(LEADER, voter)]),
+                Step::Load(Duration::from_millis(300)),
+                Step::Slow(voter, Duration::from_secs(8)),
+                Step::Cut(vec![(LEADER, candidate), (candidate, LEADER)]),
+                Step::Claims(candidate, Duration::from_secs(5)),
+                Step::PowerLost(vec![voter]),
+                Step::Cut(vec![(candidate, voter), (voter, candidate)]),
+                Step::Mend(LEADER, voter),
+                Step::Slow(voter, Duration::ZERO),
+                Step::Start(vec![voter]),
+                Step::Load(length.hold.max(Duration::from_secs(5))),
+                Step::Heal,
+                Step::Ready,
+                Step::Written(20),
+            ]
+        },
+    },
+    Scenario {
+        name: "loop-deposed",
+        why: "the leader is cut off until it takes the nodes for dead, and healed while that waits to be written: it never is",
+        servers: 3,
+        steps: |_| {
+            vec![
+                // Its nodes' leases are younger than its reign.
+                Step::Load(Duration::from_secs(15)),
+                Step::Roles,
+                Step::Cut(vec![
+                    (LEADER, FIRST),
+                    (FIRST, LEADER),
+                    (LEADER, SECOND),
+                    (SECOND, LEADER),
+                ]),
+                Step::Overdue(LEADER),
+                Step::OtherLeader,
+                Step::Heal,
+                Step::NodesStay(Duration::from_secs(8)),
+                Step::Ready,
+                Step::Written(20),
             ]
         },
     },

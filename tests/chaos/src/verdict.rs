@@ -6,6 +6,8 @@ use crate::watchers::{Seen, Watched};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+mod restored;
+
 #[derive(Debug, Default)]
 pub struct Verdict {
     pub operations: usize,
@@ -14,6 +16,8 @@ pub struct Verdict {
     pub unknown: usize,
     /// Acknowledged writes that the objects do not show at the end.
     pub lost: usize,
+    /// Acknowledged writes that were later than the backup which the cluster was restored from.
+    pub given_up: usize,
     /// Consistent reads of a value that had been overwritten, and the overwriting acknowledged, before they began.
     pub stale: usize,
     pub keys: usize,
@@ -31,7 +35,41 @@ pub struct WatchFigures {
     pub relists: usize,
 }
 
+impl Verdict {
+    /// Of another life of the same cluster.
+    fn add(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+        self.lost += other.lost;
+        self.given_up += other.given_up;
+        self.stale += other.stale;
+        self.keys += other.keys;
+        self.wrong.extend(other.wrong);
+    }
+}
+
 pub fn judge(history: &History) -> Verdict {
+    let mut verdict = match &history.restored {
+        None => judge_one(history, u64::MAX),
+        Some(restored) => {
+            let (before, after) = restored::apart(history, restored);
+            let mut verdict = judge_one(&before, restored.revision);
+            verdict.add(judge_one(&after, u64::MAX));
+            restored::kept(&history.end, restored, &mut verdict.wrong);
+            verdict
+        }
+    };
+    let faults = history.marks.iter().filter(|mark| mark.fault);
+    verdict.recoveries = faults
+        .map(|mark| recovery(&history.operations, mark.at))
+        .collect();
+    verdict
+}
+
+/// One life of a cluster. Of what was acknowledged, that up to revision `held` must be there at its end, and no more.
+fn judge_one(history: &History, held: u64) -> Verdict {
     let operations = &history.operations;
     let writes = || operations.iter().filter(|one| one.action != Action::Read);
     let count = |outcome: Outcome| writes().filter(|one| one.outcome == outcome).count();
@@ -43,7 +81,7 @@ pub fn judge(history: &History) -> Verdict {
         stale: stale(operations),
         ..Verdict::default()
     };
-    kept(history, &mut verdict);
+    kept(history, held, &mut verdict);
     ordered(operations, &mut verdict.wrong);
     if verdict.stale > 0 {
         verdict
@@ -66,13 +104,11 @@ pub fn judge(history: &History) -> Verdict {
                 .push(format!("not decided whether {key} is linearizable")),
         }
     }
-    let faults = history.marks.iter().filter(|mark| mark.fault);
-    verdict.recoveries = faults.map(|mark| recovery(operations, mark.at)).collect();
     verdict
 }
 
 /// Every acknowledged write is in its object's history, and nothing is there twice, or refused.
-fn kept(history: &History, verdict: &mut Verdict) {
+fn kept(history: &History, held: u64, verdict: &mut Verdict) {
     let end: BTreeMap<&str, &[String]> = history
         .end
         .iter()
@@ -92,6 +128,13 @@ fn kept(history: &History, verdict: &mut Verdict) {
             .get(one.key.as_str())
             .is_some_and(|values| values.iter().any(|v| v == value));
         match one.outcome {
+            Outcome::Done { revision, .. } if revision > held => {
+                verdict.given_up += 1;
+                if is_there {
+                    let wrong = format!("later than the backup, and yet it is there: {one:?}");
+                    verdict.wrong.push(wrong);
+                }
+            }
             Outcome::Done { .. } if !is_there => {
                 verdict.lost += 1;
                 verdict.wrong.push(format!("lost: {one:?}"));
@@ -197,7 +240,15 @@ pub fn judge_watches(watched: &Watched, history: &History, behind: usize, verdic
             .filter(|one| matches!(one, Seen::Listed(_)))
             .count()
             .saturating_sub(1);
-        if let Err(why) = watch_contract(&seen, &truth) {
+        let told = history
+            .restored
+            .as_ref()
+            .map(|restored| restored::told(&seen, restored));
+        for why in [Some(watch_contract(&seen, &truth)), told]
+            .into_iter()
+            .flatten()
+            .filter_map(Result::err)
+        {
             verdict.wrong.push(format!("watcher {watcher}: {why}"));
         }
     }
@@ -261,6 +312,9 @@ impl fmt::Display for Verdict {
             self.stale,
             if linear { "yes" } else { "NO" }
         )?;
+        if self.given_up > 0 {
+            write!(f, "; {} later than the backup", self.given_up)?;
+        }
         let mut times: Vec<u64> = self.recoveries.iter().flatten().copied().collect();
         times.sort_unstable();
         if let Some(max) = times.last() {

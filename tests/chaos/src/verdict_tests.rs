@@ -1,7 +1,7 @@
 //! Each check sees its breach, and a good run passes all of them.
 
 use super::*;
-use crate::history::{Final, Mark};
+use crate::history::{Final, Kept, Mark, Restored};
 
 fn write(key: &str, times: (Time, Time), value: &str, outcome: Outcome) -> Operation {
     let action = match value.split_once('>') {
@@ -57,6 +57,7 @@ fn good() -> History {
             fault: true,
         }],
         end: vec![end],
+        restored: None,
     }
 }
 
@@ -102,6 +103,81 @@ fn each_check_sees_its_breach() {
             "{expected}: {wrong:?}"
         );
     }
+}
+
+/// A backup at revision 11: `b` was given up, `d` was written after the restore.
+fn brought_back() -> History {
+    let mut history = good();
+    let updated = ["a".to_owned(), "d".to_owned()];
+    let again = [
+        read("k", (4_000_001, 4_000_002), done("a", 10)),
+        write("k", (4_000_003, 4_000_004), "a>d", done("d", 1_011)),
+        read("k", (4_000_005, 4_000_006), done("d", 1_011)),
+    ];
+    history.operations.extend(again);
+    history.end[0].values = updated.to_vec();
+    history.restored = Some(Restored {
+        at: 4_000_000,
+        revision: 11,
+        since: 1_011,
+        objects: vec![Kept {
+            key: "k".into(),
+            values: vec!["a".into()],
+            revision: 10,
+        }],
+    });
+    history
+}
+
+#[test]
+fn a_restore_gives_up_what_is_later_than_the_backup_and_nothing_else() {
+    let verdict = judge(&brought_back());
+    assert_eq!(verdict.wrong, [""; 0]);
+    let figures = (verdict.acknowledged, verdict.given_up, verdict.lost);
+    // The backup's own object counts as written.
+    assert_eq!(figures, (4, 1, 0));
+
+    type Breach = fn(&mut History);
+    fn restored(history: &mut History) -> &mut Restored {
+        history.restored.as_mut().unwrap()
+    }
+    let breaches: [(&str, Breach); 6] = [
+        ("lost:", |h| restored(h).objects.clear()),
+        ("later than the backup", |h| {
+            restored(h).objects[0].values.push("b".into());
+        }),
+        ("lost:", |h| restored(h).revision = 13),
+        ("later than the backup", |h| {
+            restored(h).objects[0].revision = 12;
+        }),
+        ("stale", |h| h.operations[5].outcome = Outcome::Absent),
+        ("and is", |h| h.end[0].values = vec!["d".into()]),
+    ];
+    for (expected, breach) in breaches {
+        let mut history = brought_back();
+        breach(&mut history);
+        let wrong = judge(&history).wrong;
+        assert!(
+            wrong.iter().any(|wrong| wrong.contains(expected)),
+            "{expected}: {wrong:?}"
+        );
+    }
+}
+
+#[test]
+fn nobody_watches_on_over_a_restore() {
+    use Seen::{Bookmark, Change, Listed};
+    let history = brought_back();
+    let told = |seen: &[Seen]| restored::told(seen, history.restored.as_ref().unwrap()).is_ok();
+    assert!(told(&[
+        Listed(10),
+        Change(12),
+        Listed(1_011),
+        Change(1_012)
+    ]));
+    assert!(!told(&[Listed(10), Change(12), Change(1_012)]));
+    assert!(!told(&[Listed(10), Bookmark(1_012)]));
+    assert!(!told(&[Listed(10), Change(12)]));
 }
 
 #[test]

@@ -79,12 +79,34 @@ pub struct Final {
     pub values: Vec<String>,
 }
 
+/// An object that a backup brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    pub key: String,
+    pub values: Vec<String>,
+    pub revision: u64,
+}
+
+/// The cluster was begun again from a backup: what was written after the backup is gone by definition, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When no server of before ran any more, and none of after yet.
+    pub at: Time,
+    /// Of the backup.
+    pub revision: u64,
+    /// The least revision that anything can have since.
+    pub since: u64,
+    /// What the restored cluster held before anything was written to it.
+    pub objects: Vec<Kept>,
+}
+
 /// One line of a history file.
 #[derive(Serialize, Deserialize)]
 enum Line {
     Operation(Operation),
     Mark(Mark),
     Final(Final),
+    Restored(Restored),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +114,7 @@ pub struct History {
     pub operations: Vec<Operation>,
     pub marks: Vec<Mark>,
     pub end: Vec<Final>,
+    pub restored: Option<Restored>,
 }
 
 impl History {
@@ -101,7 +124,8 @@ impl History {
         let mut file = std::io::BufWriter::new(file);
         let lines = (self.operations.iter().cloned().map(Line::Operation))
             .chain(self.marks.iter().cloned().map(Line::Mark))
-            .chain(self.end.iter().cloned().map(Line::Final));
+            .chain(self.end.iter().cloned().map(Line::Final))
+            .chain(self.restored.iter().cloned().map(Line::Restored));
         for line in lines {
             serde_json::to_writer(&mut file, &line)?;
             file.write_all(b"\n")?;
@@ -117,6 +141,7 @@ impl History {
                 Line::Operation(operation) => history.operations.push(operation),
                 Line::Mark(mark) => history.marks.push(mark),
                 Line::Final(object) => history.end.push(object),
+                Line::Restored(restored) => history.restored = Some(restored),
             }
         }
         Ok(history)

@@ -1,7 +1,8 @@
 //! The disk as the kernel sees it: mounted over a directory of a host, and told what to do by lines on standard input.
 //!
-//! Nothing is cached by the kernel, so that what a power cut changed is seen. `slow MS`, `lie`, `cut SEED` and `end` are
-//! answered with a line each, in order.
+//! Nothing is cached by the kernel, so that what a power cut changed is seen. `slow MS`, `lie`, `fail`, `cut SEED`, `lose`
+//! and `end` are answered with a line each, in order. Whoever waits for a slow sync cannot be killed before it is answered: `fail`
+//! answers those, without having done it, and is over with the power cut that follows.
 
 use super::{Disk, File, Node, ROOT};
 use anyhow::Context as _;
@@ -16,17 +17,21 @@ use std::ffi::OsStr;
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const NOW: Duration = Duration::ZERO;
 /// So that a slow sync holds up nobody else.
 const THREADS: usize = 4;
+/// How often a slow sync looks whether it fails.
+const GLANCE: Duration = Duration::from_millis(20);
 
 struct Shown {
     disk: Arc<Mutex<Disk>>,
     /// Milliseconds that a sync takes.
     slow: Arc<AtomicU64>,
+    /// A sync that takes time fails at once.
+    fails: Arc<AtomicBool>,
 }
 
 /// Mounts a copy of what lies in `dir` over it, until standard input ends or says so; then what it holds is left in `dir`.
@@ -34,9 +39,11 @@ pub fn serve(dir: &Path) -> anyhow::Result<()> {
     let disk = Disk::load(dir).with_context(|| format!("read {}", dir.display()))?;
     let disk = Arc::new(Mutex::new(disk));
     let slow = Arc::new(AtomicU64::new(0));
+    let fails = Arc::new(AtomicBool::new(false));
     let shown = Shown {
         disk: disk.clone(),
         slow: slow.clone(),
+        fails: fails.clone(),
     };
     let mut config = fuser::Config::default();
     config.mount_options = vec![
@@ -59,8 +66,16 @@ pub fn serve(dir: &Path) -> anyhow::Result<()> {
                 disk.lock().lies = true;
                 writeln!(answers, "lies")?;
             }
-            ["cut", seed] => {
-                let taken = disk.lock().cut(seed.parse()?);
+            ["fail"] => {
+                fails.store(true, Ordering::Relaxed);
+                writeln!(answers, "fails")?;
+            }
+            ["cut", _] | ["lose"] => {
+                fails.store(false, Ordering::Relaxed);
+                let taken = match words.get(1) {
+                    Some(seed) => disk.lock().cut(seed.parse()?),
+                    None => disk.lock().lose(),
+                };
                 writeln!(answers, "{} {} {}", taken.loose, taken.lost, taken.names)?;
             }
             ["end"] => break,
@@ -149,9 +164,12 @@ impl Shown {
     }
 
     fn synced(&self, number: u64, reply: ReplyEmpty) {
-        let time = self.slow.load(Ordering::Relaxed);
-        if time > 0 {
-            std::thread::sleep(Duration::from_millis(time));
+        let until = Instant::now() + Duration::from_millis(self.slow.load(Ordering::Relaxed));
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            if self.fails.load(Ordering::Relaxed) {
+                return reply.error(Errno::EIO);
+            }
+            std::thread::sleep(left.min(GLANCE));
         }
         self.disk.lock().sync(number);
         reply.ok();
