@@ -27,6 +27,14 @@ for n in 0 1 2; do
 done
 ok "what one server wrote, every server reads"
 
+risen() {
+  "$CARAVEL" member list --output json | python3 -c 'import json,sys
+known = json.load(sys.stdin)
+sys.exit(not all(m["supportsLevel"] == known["level"] > 1 for m in known["members"]))'
+}
+eventually 30 risen
+ok "the level of log entries rose to what all servers support"
+
 kubectl run sleeper --image=busybox:1.36 --restart=Always --command -- sleep 3600 > /dev/null
 kubectl wait --for=condition=Ready pod/sleeper --timeout=60s > /dev/null
 started=$(kubectl get pod sleeper -o jsonpath='{.status.containerStatuses[0].containerID}')

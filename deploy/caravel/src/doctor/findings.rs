@@ -330,7 +330,7 @@ fn versions(facts: &Facts, found: &mut Found) {
             "version-skew",
             "",
             format!("the servers run different releases: {}", list(&releases)),
-            "bring all servers to one release",
+            "bring all servers to one release: the level of the cluster's log entries rises by itself once all support it",
         );
     }
     let kubelets: BTreeSet<&str> = facts
