@@ -80,7 +80,7 @@ pub struct GrpcTransport {
     channels: Mutex<BTreeMap<(u64, Lane), (String, Channel)>>,
     removed: watch::Sender<bool>,
     /// Who answered last that its disk is full.
-    full: Mutex<BTreeSet<u64>>,
+    full: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 impl GrpcTransport {
@@ -181,17 +181,8 @@ impl GrpcTransport {
             full: false,
         };
         let answer = self.call(to, Lane::Prompt, within, frame, ask).await?;
-        self.note_room(to.id, answer.full);
+        note_room(&self.full, to.id, answer.full);
         wire::decode(&answer.body).map_err(|error| malformed(&error))
-    }
-
-    /// Heartbeats ask often enough, also for the news that there is room again.
-    fn note_room(&self, id: u64, full: bool) {
-        let mut known = self.full.lock();
-        match full {
-            true => known.insert(id),
-            false => known.remove(&id),
-        };
     }
 
     /// The keys everything durable is sealed with, and which of them is used (0: the highest).
@@ -370,6 +361,15 @@ impl GrpcTransport {
     }
 }
 
+/// Heartbeats, which are appends, ask often enough, also for the news that there is room again.
+fn note_room(known: &Mutex<BTreeSet<u64>>, id: u64, full: bool) {
+    let mut known = known.lock();
+    match full {
+        true => known.insert(id),
+        false => known.remove(&id),
+    };
+}
+
 /// The peer itself said no; trying again changes nothing.
 fn answered(status: &Status) -> bool {
     matches!(
@@ -487,8 +487,10 @@ impl Transport for GrpcTransport {
             rpc(status)
         })?;
         // Ends where the peer ends it: with the requests, or after a refusal.
-        let read = answers.into_inner().map(|answer| {
+        let (known, id) = (self.full.clone(), to.id);
+        let read = answers.into_inner().map(move |answer| {
             let frame = answer.map_err(rpc)?;
+            note_room(&known, id, frame.full);
             wire::decode::<StreamAppendResult<TypeConfig>>(&frame.body)
                 .map_err(|error| rpc(malformed(&error)))
         });

@@ -161,11 +161,12 @@ impl PeerRpc for PeerService {
             })
             .take_while(|read: &Option<AppendEntriesRequest<TypeConfig>>| ready(read.is_some()))
             .filter_map(ready);
-        let answers = self.peer.appends(requests).map(|answer| {
+        let peer = self.peer.clone();
+        let answers = self.peer.appends(requests).map(move |answer| {
             let answer = answer.map_err(|error| stopped(&error))?;
             Ok(Frame {
                 body: wire::encode(&answer),
-                full: false,
+                full: peer.is_full(),
             })
         });
         Ok(Response::new(answers.boxed()))
