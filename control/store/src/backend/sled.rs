@@ -1,8 +1,8 @@
 //! The disk: sled 0.34 in one directory, and the fdatasync that its flush leaves out.
 //!
 //! sled's `flush` writes its log but never asks the device to keep it, so each is followed by `fdatasync` on sled's
-//! file. Records over [`PIECE`] are cut up, because sled moves what is large to files of their own, which that fdatasync
-//! does not cover: not values as such, but pages, and a page has up to some 26 values before it is split. sled panics on some damage when it opens; that is caught and told as damage.
+//! file; `pieces` keeps everything in that one file. sled panics on some damage when it opens; that is caught and told as
+//! damage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -20,12 +20,10 @@ use sled::{Batch, Config, Db, Tree};
 
 use super::{Backend, StateOp};
 use crate::room::{self, RUNWAY, Room};
+use pieces::{Joiner, damaged, first, pieces};
 
-/// The longest value given to sled. A page of them must stay below 128 KiB, a quarter of sled's segment.
-const PIECE: usize = 4 << 10;
-/// First byte of a stored record: the layout of pieces.
-const VERSION: u8 = 1;
-const HEADER: usize = 5;
+mod pieces;
+
 /// Objects' keys begin with this in a state tree; the applied record is `a`.
 const OBJECT: u8 = b'k';
 const APPLIED: &[u8] = b"a";
@@ -74,6 +72,7 @@ impl SledBackend {
                 .map_err(failed)
         };
         let (log, meta) = (tree("log")?, tree("meta")?);
+        caught(|| remove_torn(&log))?;
         let mut states = BTreeMap::new();
         for name in db.tree_names() {
             let generation = std::str::from_utf8(&name)
@@ -142,10 +141,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("unknown").to_owned()
 }
 
-fn damaged(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 fn failed(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(error) => error,
@@ -157,85 +152,6 @@ fn failed(error: sled::Error) -> io::Error {
 /// sled reads lazily, and a damaged page may panic instead of failing.
 fn caught<T>(read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(damaged(panic_text(&*panic))))
-}
-
-/// Puts `record` under `key` as one or several pieces; how many.
-fn put_pieces(
-    batch: &mut Batch,
-    key: &[u8],
-    further: impl Fn(u32) -> Vec<u8>,
-    record: &[u8],
-) -> u32 {
-    let count = record.len().div_ceil(PIECE).max(1) as u32;
-    for (at, piece) in (0..).zip(
-        record
-            .chunks(PIECE)
-            .chain(record.is_empty().then_some(&[][..])),
-    ) {
-        if at == 0 {
-            let mut first = Vec::with_capacity(HEADER + piece.len());
-            first.push(VERSION);
-            first.extend_from_slice(&count.to_be_bytes());
-            first.extend_from_slice(piece);
-            batch.insert(key, first);
-        } else {
-            batch.insert(further(at), piece);
-        }
-    }
-    count
-}
-
-/// Puts pieces back together. `None` until the last one has come.
-struct Joiner<K> {
-    open: Option<(K, u32, Vec<u8>)>,
-}
-
-impl<K> Joiner<K> {
-    fn new() -> Self {
-        Joiner { open: None }
-    }
-
-    fn first(&mut self, key: K, value: &[u8]) -> io::Result<Option<(K, Vec<u8>, u32)>> {
-        self.end()?;
-        let (header, piece) = value
-            .split_first_chunk::<HEADER>()
-            .ok_or_else(|| damaged("a record is too short".into()))?;
-        if header[0] != VERSION {
-            return Err(damaged(format!(
-                "a record has version {}, which this program does not know",
-                header[0]
-            )));
-        }
-        let count = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
-        self.open = Some((key, count.saturating_sub(1), piece.to_vec()));
-        Ok(self.take(count))
-    }
-
-    fn further(&mut self, value: &[u8]) -> io::Result<Option<(K, Vec<u8>, u32)>> {
-        let (_, left, record) = self
-            .open
-            .as_mut()
-            .ok_or_else(|| damaged("a piece has no beginning".into()))?;
-        *left = left
-            .checked_sub(1)
-            .ok_or_else(|| damaged("a record has too many pieces".into()))?;
-        record.extend_from_slice(value);
-        let count = 1 + record.len().saturating_sub(1).div_euclid(PIECE) as u32;
-        Ok(self.take(count))
-    }
-
-    fn take(&mut self, count: u32) -> Option<(K, Vec<u8>, u32)> {
-        let (key, _, record) = self.open.take_if(|(_, left, _)| *left == 0)?;
-        Some((key, record, count))
-    }
-
-    fn end(&self) -> io::Result<()> {
-        if self.open.is_some() {
-            Err(damaged("a record lacks pieces".into()))
-        } else {
-            Ok(())
-        }
-    }
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
@@ -269,14 +185,29 @@ fn each_log(
         let index = index_of(&key)?;
         let whole = if key.len() == 8 {
             joiner.first(index, &value)?
-        } else {
+        } else if joiner.is_open() {
             joiner.further(&value)?
+        } else {
+            // Of a record that is half purged. That none is missing is seen by its index.
+            None
         };
         if let Some((index, record, _)) = whole {
             each(index, record)?;
         }
     }
     joiner.end()
+}
+
+/// Removes what was written of a record whose first piece was not.
+fn remove_torn(log: &Tree) -> io::Result<()> {
+    while let Some((key, _)) = log.last().map_err(failed)? {
+        let head = index_of(&key)?.to_be_bytes();
+        if log.contains_key(head).map_err(failed)? {
+            break;
+        }
+        log.remove(key).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Objects in order, each with how many pieces it has, until `each` says that it has enough.
@@ -341,17 +272,22 @@ fn runway(file: &File) -> io::Result<Room> {
 }
 
 impl Backend for SledBackend {
+    /// One by one, since sled keeps their order over a power cut, and a batch costs it two writes more. A record's first
+    /// piece comes last, so that one that was torn has none.
     fn append(&mut self, records: Vec<(u64, Vec<u8>)>) -> io::Result<()> {
-        let mut batch = Batch::default();
         for (index, record) in records {
-            put_pieces(
-                &mut batch,
-                &index.to_be_bytes(),
-                |at| log_piece(index, at),
-                &record,
-            );
+            let pieces = pieces(&record);
+            let count = pieces.len() as u32;
+            for (at, piece) in (0..).zip(pieces).skip(1) {
+                self.log
+                    .insert(log_piece(index, at), piece)
+                    .map_err(failed)?;
+            }
+            self.log
+                .insert(index.to_be_bytes(), first(count, &record))
+                .map_err(failed)?;
         }
-        self.log.apply_batch(batch).map_err(failed)
+        Ok(())
     }
 
     fn truncate(&mut self, from: u64) -> io::Result<()> {
@@ -412,7 +348,15 @@ impl Backend for SledBackend {
             let row = [&[OBJECT], key.as_bytes()].concat();
             let old = state.pieces.remove(&key).unwrap_or(1);
             let new = match record {
-                Some(record) => put_pieces(&mut batch, &row, |at| object_piece(&key, at), &record),
+                Some(record) => {
+                    let pieces = pieces(&record);
+                    let count = pieces.len() as u32;
+                    batch.insert(row, first(count, &record));
+                    for (at, piece) in (0..).zip(pieces).skip(1) {
+                        batch.insert(object_piece(&key, at), piece);
+                    }
+                    count
+                }
                 None => {
                     batch.remove(row);
                     1
@@ -527,6 +471,7 @@ impl Backend for SledBackend {
 
 #[cfg(test)]
 mod tests {
+    use super::pieces::PIECE;
     use super::*;
 
     /// Files that no fdatasync of ours covers.
@@ -554,5 +499,30 @@ mod tests {
         let found = backend.read_log(29, 30).unwrap();
         assert_eq!(found, vec![(29, record(29).collect())]);
         assert_eq!(blobs(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_record_that_is_half_purged_or_half_written_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backend = SledBackend::open(dir.path(), 1 << 20).unwrap();
+        let long = vec![7; 3 * PIECE];
+        backend
+            .append(vec![(1, long.clone()), (2, long.clone())])
+            .unwrap();
+        assert!(!backend.purge(2, 1).unwrap());
+        backend.log.insert(log_piece(3, 1), &long[..PIECE]).unwrap();
+        backend.log.insert(log_piece(3, 2), &long[..PIECE]).unwrap();
+        backend.flush().unwrap();
+        drop(backend);
+        let mut backend = SledBackend::open(dir.path(), 1 << 20).unwrap();
+        backend.append(vec![(3, vec![8; PIECE + 1])]).unwrap();
+        let mut found = Vec::new();
+        backend
+            .scan_log(&mut |index, record| {
+                found.push((index, record.len()));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found, [(2, 3 * PIECE), (3, PIECE + 1)]);
     }
 }
