@@ -30,6 +30,10 @@ use std::process::ExitCode;
 /// Small machines run this beside their work; blocking work has threads of its own.
 const WORKERS: usize = 2;
 
+/// glibc's takes a sixth of the processor time of a write (`docs/benchmarks.md`).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     // These clone processes and must never see a second thread: before anything else.

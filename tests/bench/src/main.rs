@@ -12,6 +12,10 @@ mod quorum;
 
 use clap::Parser;
 
+/// The one of the program that is measured.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 enum Command {
     /// Serve a Caravel store behind etcd's KV service, without TLS, as `etcd` itself does by default
