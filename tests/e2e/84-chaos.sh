@@ -10,7 +10,7 @@ fi
 other=$(mktemp -d)/lab
 trap '"$CARAVEL" lab down --dir "$other" > /dev/null 2>&1; rm -rf "$(dirname "$other")"' EXIT
 "$CARAVEL" lab up --dir "$other" --servers 3 --nodes 1 --images "$IMAGES"
-scenarios=(leader-killed leader-isolated leader-paused all-killed)
+scenarios=(leader-killed leader-isolated leader-paused all-killed restore)
 [[ ! -e /dev/fuse ]] || scenarios+=(power-cut)
 "$CHAOS" run --caravel "$CARAVEL" --dir "$other" --histories "$other/histories" --kills 3 --pause 5 --hold 2 --power 2 \
   "${scenarios[@]}"
