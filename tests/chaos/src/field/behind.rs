@@ -44,12 +44,25 @@ impl Field<'_> {
     }
 
     pub(super) async fn installing(&mut self, who: usize) -> anyhow::Result<()> {
-        let (name, leader) = (self.name(who)?, self.name(crate::scenario::LEADER)?);
+        let name = self.name(who)?;
+        // Much was written: another may lead by now.
+        let now = self.look_for_roles().await?;
+        ensure!(now[0] != name, "{name} leads, which was cut off");
+        let others = self
+            .roles
+            .iter()
+            .filter(|one| **one != name && **one != now[0]);
+        self.roles = [
+            vec![now[0].clone(), name.clone()],
+            others.cloned().collect(),
+        ]
+        .concat();
+        let leader = self.name(crate::scenario::LEADER)?;
         let sent = |field: &Self| field.lab.said(&name, "a snapshot arrives");
         let installed = |field: &Self| field.lab.said(&name, "a snapshot was installed");
         let (sent_before, installed_before) = (sent(self)?, installed(self)?);
         self.lab.lab("heal", &[]).await?;
-        self.load.mark("healed".to_owned(), false);
+        let healed = self.load.mark("healed".to_owned(), false);
         let end = Instant::now() + PATIENCE;
         while sent(self)? == sent_before {
             ensure!(Instant::now() < end, "{leader} sends {name} no snapshot");
@@ -58,9 +71,12 @@ impl Field<'_> {
         self.kill(std::slice::from_ref(&leader)).await?;
         self.load
             .mark(format!("killed {leader} while {name} catches up"), true);
+        let took = (self.load.now() - healed) / 1_000_000;
         let in_time = installed(self)? == installed_before;
         self.notes.push(match in_time {
-            true => format!("{leader} was killed before {name} had its snapshot"),
+            true => format!(
+                "{leader} was killed {took} ms after the cut was healed, before {name} had its snapshot"
+            ),
             false => format!("{name} had its snapshot before {leader} was killed"),
         });
         Ok(())
