@@ -19,6 +19,7 @@ const BULK: usize = 300_000;
 pub const AGAIN: Duration = Duration::from_millis(100);
 
 mod behind;
+mod members;
 mod nodes;
 mod restore;
 
@@ -34,6 +35,13 @@ pub struct Field<'a> {
     backup: Option<restore::Backup>,
     pub restored: Option<Restored>,
     pub notes: Vec<String>,
+}
+
+/// Is the leader left without a majority that it hears and that hears it?
+fn deposes(links: &[(usize, usize)], servers: usize) -> bool {
+    let is_cut = |from, to| links.contains(&(from, to));
+    let followers = (1..servers).filter(|other| !is_cut(LEADER, *other) && !is_cut(*other, LEADER));
+    followers.count() < servers / 2
 }
 
 impl<'a> Field<'a> {
@@ -101,8 +109,9 @@ impl<'a> Field<'a> {
                     let (from, to) = (self.name(*from)?, self.name(*to)?);
                     self.lab.lab("cut", &["--one-way", &from, &to]).await?;
                 }
+                let fault = deposes(links, self.clients.len());
                 self.load
-                    .mark(format!("cut {links:?} of {:?}", self.roles), true);
+                    .mark(format!("cut {links:?} of {:?}", self.roles), fault);
                 let cuts = self.lab.status().await?.cuts.len() - before;
                 ensure!(
                     cuts == links.len(),
@@ -352,100 +361,6 @@ impl<'a> Field<'a> {
         Ok(())
     }
 
-    async fn remove(&mut self, who: usize) -> anyhow::Result<()> {
-        let name = self.name(who)?;
-        let voters = self.lab.voters().await?;
-        let known = voters.iter().find(|(_, voter)| *voter == name);
-        let (id, _) = known.context("it has no vote")?;
-        self.remove_number(*id).await?;
-        self.load.mark(format!("removed {name}"), false);
-        Ok(())
-    }
-
-    /// By any server; one that is out of touch does not know how, so it is asked again.
-    async fn remove_number(&mut self, id: u64) -> anyhow::Result<()> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let removed = self.lab.admin(&["member", "remove", &id.to_string()]).await;
-            let voters = self.lab.voters().await;
-            let there = voters.map(|voters| voters.iter().any(|(voter, _)| *voter == id));
-            match (removed, there) {
-                (_, Ok(false)) => return Ok(()),
-                (Err(error), _) | (Ok(_), Err(error)) => {
-                    ensure!(Instant::now() < end, "{error:#}");
-                    self.notes.push(format!("tried again: {error:#}"));
-                }
-                (Ok(_), Ok(true)) => ensure!(Instant::now() < end, "{id} is still a voter"),
-            }
-            sleep(AGAIN).await;
-        }
-    }
-
-    /// It lost its disk. Never again under its number: it refuses, or joins as a new one where it still has a token.
-    async fn wipe(&mut self, who: usize) -> anyhow::Result<()> {
-        let name = self.name(who)?;
-        let voters = self.lab.voters().await?;
-        let known = voters.iter().find(|(_, voter)| *voter == name);
-        let old = known.context("it has no vote")?.0;
-        self.kill(std::slice::from_ref(&name)).await?;
-        self.lab.wipe(&name)?;
-        self.lab.lab("start", &[&name]).await?;
-        let end = Instant::now() + PATIENCE;
-        let joined = loop {
-            let voters = self.lab.voters().await.unwrap_or_default();
-            let new = voters
-                .iter()
-                .find(|(id, voter)| *voter == name && *id != old);
-            let status = self.lab.status().await?;
-            let runs = status
-                .servers()
-                .any(|host| host.name == name && host.running);
-            match (new, runs) {
-                (Some((id, _)), _) => break Some(*id),
-                (None, false) => break None,
-                (None, true) => ensure!(Instant::now() < end, "{name} neither joins nor refuses"),
-            }
-            sleep(AGAIN).await;
-        };
-        match joined {
-            Some(id) => self
-                .notes
-                .push(format!("{name} lost its disk as {old} and joined as {id}")),
-            None => {
-                let why = self.lab.last_words(&name)?;
-                ensure!(
-                    why.contains("is empty"),
-                    "{name} refused for another reason: {why}"
-                );
-                self.notes
-                    .push(format!("{name} lost its disk and refused: {why}"));
-            }
-        }
-        // It is a person who removes it, as with etcd; who does not know is told.
-        let command = format!("caravel member remove {old}`");
-        self.until("the doctor names the lost number", async |field: &Self| {
-            Ok(field.lab.doctor().await?.contains(&command))
-        })
-        .await?;
-        self.remove_number(old).await?;
-        if joined.is_none() {
-            self.rejoin(who).await?;
-        }
-        Ok(())
-    }
-
-    async fn rejoin(&mut self, who: usize) -> anyhow::Result<()> {
-        let name = self.name(who)?;
-        self.ended(&name).await?;
-        self.lab.renew(&name).await?;
-        self.lab.lab("start", &[&name]).await?;
-        self.until("it has a vote again", async |field: &Self| {
-            let voters = field.lab.voters().await;
-            Ok(voters.is_ok_and(|voters| voters.iter().any(|(_, voter)| *voter == name)))
-        })
-        .await
-    }
-
     /// A server without a leader for long: it is not ready, its watches end, and it answers reads with 503.
     async fn out_of_touch(&mut self, who: usize) -> anyhow::Result<()> {
         let name = self.name(who)?;
@@ -565,5 +480,23 @@ impl<'a> Field<'a> {
             self.lab.lab("start", &[name]).await?;
         }
         self.ready().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deposes;
+
+    #[test]
+    fn a_leader_needs_a_majority_both_ways() {
+        for (links, servers, expected) in [
+            (&[(0, 1), (1, 0)][..], 3, false),
+            (&[(1, 2), (2, 1)], 3, false),
+            (&[(0, 1), (2, 0)], 3, true),
+            (&[(0, 1), (0, 2), (0, 3)], 5, true),
+            (&[(0, 1), (2, 0)], 5, false),
+        ] {
+            assert_eq!(deposes(links, servers), expected, "{links:?}");
+        }
     }
 }
