@@ -2,7 +2,8 @@
 //!
 //! sled ends recovery silently at the first bad record, so a torn or damaged log looks like a shorter one. This file
 //! remembers who the disk belongs to, the vote and the last flushed log index; an open that finds less in the
-//! database refuses. It has two checksummed slots, written in turn, so that a torn write leaves the other.
+//! database refuses. It has two checksummed slots, and writes between two syncs all go to the same one: a power cut may tear
+//! that, and leaves the other.
 //!
 //! It never claims more than is flushed: it is written after a flush, and lowered and synced before a truncation.
 //! A vote is synced at once; an index is written at once (which a killed process keeps) and synced within
@@ -34,6 +35,8 @@ pub(crate) struct Testimony {
 pub(crate) struct Guard {
     file: File,
     sequence: u64,
+    /// Where the next write goes. What the other one holds is synced.
+    slot: u64,
     now: Testimony,
     dirty: bool,
     synced: Instant,
@@ -56,33 +59,42 @@ impl Guard {
         let mut guard = Guard {
             file,
             sequence: 0,
+            slot: 0,
             now,
             dirty: false,
             synced: Instant::now(),
         };
-        guard.write()?;
-        guard.write()?;
-        guard.file.sync_all()?;
+        for slot in [0, 1] {
+            guard.slot = slot;
+            guard.write()?;
+            guard.file.sync_all()?;
+        }
+        guard.slot = 0;
+        guard.dirty = false;
         Ok(guard)
     }
 
     /// Opens the file of a known disk: the newer of the slots that are whole.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let slots = [0, 1].map(|slot| read(&file, slot));
+        let slots =
+            [0, 1].map(|slot| read(&file, slot).map(|(sequence, now)| (sequence, slot, now)));
         let newest = slots
             .into_iter()
             .flatten()
-            .max_by_key(|(sequence, _)| *sequence);
-        let (sequence, now) = newest.ok_or_else(|| {
+            .max_by_key(|(sequence, ..)| *sequence);
+        let (sequence, slot, now) = newest.ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 "neither of its two records is whole",
             )
         })?;
+        // A process that was killed may have left it unsynced, and the other slot is written next.
+        file.sync_data()?;
         Ok(Guard {
             file,
             sequence,
+            slot: 1 - slot,
             now,
             dirty: false,
             synced: Instant::now(),
@@ -126,6 +138,9 @@ impl Guard {
 
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        if self.dirty {
+            self.slot = 1 - self.slot;
+        }
         self.dirty = false;
         self.synced = Instant::now();
         Ok(())
@@ -135,8 +150,7 @@ impl Guard {
         self.sequence += 1;
         self.dirty = true;
         let slot = encode(self.sequence, &self.now);
-        self.file
-            .write_all_at(&slot, (self.sequence % 2) * SLOT as u64)
+        self.file.write_all_at(&slot, self.slot * SLOT as u64)
     }
 }
 
@@ -218,7 +232,7 @@ mod tests {
             }
         );
 
-        // Slots are written in turn; damage to either leaves the other.
+        // The vote was synced before the index was written; damage to either slot leaves the other.
         let mut seen = Vec::new();
         for slot in [0, 1] {
             let mut torn = whole.clone();
@@ -230,5 +244,37 @@ mod tests {
         assert_eq!(seen, [10, 11]);
         fs::write(&path, vec![0; SLOT * 2]).unwrap();
         assert!(Guard::open(&path).is_err());
+    }
+
+    #[test]
+    fn a_power_cut_finds_one_slot_untouched_since_it_was_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("guard");
+        let identity = Identity {
+            cluster: 1,
+            node: 2,
+            incarnation: 3,
+        };
+        let mut guard = Guard::create(&path, identity).unwrap();
+        let mut synced = fs::read(&path).unwrap();
+        for index in 1..400 {
+            match index % 50 {
+                // Whatever was written before the kill may be unsynced still.
+                7 => guard = Guard::open(&path).unwrap(),
+                20 => guard.sync().unwrap(),
+                30 => guard.lower(index - 5).unwrap(),
+                _ => guard.advance(index, None).unwrap(),
+            }
+            let now = fs::read(&path).unwrap();
+            let same = |slot: usize| {
+                let bytes = slot * SLOT..(slot + 1) * SLOT;
+                now[bytes.clone()] == synced[bytes]
+            };
+            assert!(same(0) || same(1), "both are written at {index}");
+            assert!(read(&guard.file, 1 - guard.slot).is_some());
+            if !guard.is_dirty() {
+                synced = now;
+            }
+        }
     }
 }
