@@ -53,15 +53,16 @@ impl Client {
         })
     }
 
-    /// An answer of any status, or `Err(true)` if the request surely did not reach the server.
-    async fn send(&self, request: Request<Body>) -> Result<(StatusCode, Vec<u8>), bool> {
+    /// An answer of any status.
+    async fn send(&self, request: Request<Body>) -> Result<(StatusCode, Vec<u8>), Unanswered> {
         let answer = self
             .http
             .send(request)
             .await
-            .map_err(|error| unsent(&error))?;
+            .map_err(|error| Unanswered::from(&error))?;
         let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(|_| false)?;
+        let body = answer.into_body().collect().await;
+        let body = body.map_err(|error| Unanswered::from(&error))?;
         Ok((status, body.to_bytes().to_vec()))
     }
 
@@ -71,7 +72,7 @@ impl Client {
         path: &str,
         body: Option<&Value>,
         within: Duration,
-    ) -> Result<(StatusCode, Value), bool> {
+    ) -> Result<(StatusCode, Value), Unanswered> {
         let body = body.map_or_else(Body::empty, |value| {
             Body::from(value.to_string().into_bytes())
         });
@@ -80,9 +81,9 @@ impl Client {
             .uri(path)
             .header("content-type", "application/json")
             .body(body)
-            .map_err(|_| true)?;
+            .expect("a method and a path of ours");
         let answer = tokio::time::timeout(within, self.send(request)).await;
-        let (status, body) = answer.map_err(|_| false)??;
+        let (status, body) = answer.map_err(|late| Unanswered::from(&late))??;
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
@@ -102,8 +103,8 @@ impl Client {
             }
             answer = self.ask(method, path, body, within).await;
         }
-        let (status, value) = answer
-            .map_err(|_| anyhow::anyhow!("{method} {path}: {} does not answer", self.server))?;
+        let (status, value) =
+            answer.with_context(|| format!("{method} {path}: {} does not answer", self.server))?;
         anyhow::ensure!(
             status.is_success(),
             "{method} {path} at {}: {status} {value}",
@@ -117,7 +118,7 @@ impl Client {
         let request = Request::get(path).body(Body::empty())?;
         let answer = tokio::time::timeout(Duration::from_secs(20), self.send(request)).await?;
         let (status, body) =
-            answer.map_err(|_| anyhow::anyhow!("GET {path}: {} does not answer", self.server))?;
+            answer.with_context(|| format!("GET {path}: {} does not answer", self.server))?;
         Ok((status.as_u16(), body))
     }
 
@@ -242,7 +243,7 @@ impl Client {
     }
 
     /// As the API's conventions have it: 503, 429 and 507 are said before anything is done; 504 and 500 may have been done.
-    fn written(&self, answer: Result<(StatusCode, Value), bool>) -> Outcome {
+    fn written(&self, answer: Result<(StatusCode, Value), Unanswered>) -> Outcome {
         match answer {
             Ok((StatusCode::OK | StatusCode::CREATED, value)) => {
                 register(&value).map_or(Outcome::Unknown, |r| done(&r))
@@ -250,7 +251,7 @@ impl Client {
             Ok((StatusCode::NOT_FOUND, _)) => Outcome::Absent,
             Ok((StatusCode::CONFLICT, _)) => Outcome::Conflict,
             Ok((StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _))
-            | Err(true) => Outcome::Refused,
+            | Err(Unanswered { unsent: true, .. }) => Outcome::Refused,
             Ok((StatusCode::INSUFFICIENT_STORAGE, _)) => {
                 self.full.fetch_add(1, Ordering::Relaxed);
                 Outcome::Refused
@@ -262,7 +263,7 @@ impl Client {
                 }
                 Outcome::Unknown
             }
-            Err(false) => Outcome::Unknown,
+            Err(_) => Outcome::Unknown,
         }
     }
 
@@ -345,13 +346,28 @@ fn done(register: &Register) -> Outcome {
 }
 
 /// Was no connection made?
-fn unsent(error: &kube::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return error.is_connect();
+/// A request without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+struct Unanswered {
+    /// It surely did not reach the server.
+    unsent: bool,
+    why: String,
+}
+
+impl<E: std::error::Error + 'static> From<&E> for Unanswered {
+    fn from(error: &E) -> Self {
+        let (mut unsent, mut why) = (false, error.to_string());
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+                unsent = error.is_connect();
+            }
+            cause = error.source();
+            if let Some(cause) = cause {
+                why = format!("{why}: {cause}");
+            }
         }
-        cause = error.source();
+        Unanswered { unsent, why }
     }
-    false
 }
