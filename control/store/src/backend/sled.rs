@@ -291,12 +291,18 @@ impl Backend for SledBackend {
     }
 
     fn truncate(&mut self, from: u64) -> io::Result<()> {
-        // From the end backwards, so that an interruption leaves no hole.
+        // From the end backwards, so that an interruption leaves no hole; of each record the first piece first, because the
+        // others are none without it.
         while let Some((key, _)) = self.log.last().map_err(failed)? {
-            if index_of(&key)? < from {
+            let index = index_of(&key)?;
+            if index < from {
                 break;
             }
-            self.log.remove(key).map_err(failed)?;
+            let first = index.to_be_bytes();
+            self.log.remove(first).map_err(failed)?;
+            for key in self.log.range(first..).keys() {
+                self.log.remove(key.map_err(failed)?).map_err(failed)?;
+            }
         }
         Ok(())
     }
@@ -524,5 +530,8 @@ mod tests {
             })
             .unwrap();
         assert_eq!(found, [(2, 3 * PIECE), (3, PIECE + 1)]);
+
+        backend.truncate(1).unwrap();
+        assert_eq!(backend.log.len(), 0);
     }
 }
