@@ -208,17 +208,18 @@ mod tests {
     use super::*;
     use std::fs;
 
+    const OF: Identity = Identity {
+        cluster: 1,
+        node: 2,
+        incarnation: 3,
+    };
+
     #[test]
     fn the_newer_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guard");
-        let identity = Identity {
-            cluster: 1,
-            node: 2,
-            incarnation: 3,
-        };
         let vote = Some(Vote::new(5, 2));
-        let mut guard = Guard::create(&path, identity).unwrap();
+        let mut guard = Guard::create(&path, OF).unwrap();
         guard.advance(10, vote).unwrap();
         guard.advance(11, vote).unwrap();
         drop(guard);
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(
             Guard::open(&path).unwrap().testimony(),
             &Testimony {
-                identity,
+                identity: OF,
                 vote,
                 flushed: 11
             }
@@ -250,12 +251,7 @@ mod tests {
     fn a_power_cut_finds_one_slot_untouched_since_it_was_synced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guard");
-        let identity = Identity {
-            cluster: 1,
-            node: 2,
-            incarnation: 3,
-        };
-        let mut guard = Guard::create(&path, identity).unwrap();
+        let mut guard = Guard::create(&path, OF).unwrap();
         let mut synced = fs::read(&path).unwrap();
         for index in 1..400 {
             match index % 50 {
