@@ -207,6 +207,7 @@ impl Store {
         };
         tasks::start_contact(&tasks, raft.clone(), seen, config.timing.contact);
         tasks::start_leadership(&tasks, &raft, &served, leadership.clone());
+        tasks::start_resting(&tasks, raft.clone());
         tasks::start_housekeeping(
             &tasks,
             raft.clone(),

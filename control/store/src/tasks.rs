@@ -158,6 +158,26 @@ pub(crate) fn start_leadership(
     });
 }
 
+/// Raft's clock stands still while this replica is the whole cluster: nobody waits for a heartbeat of it then, and those
+/// are most of what an idle server costs.
+pub(crate) fn start_resting(owned: &Owned, raft: Raft) {
+    let mut metrics = raft.server_metrics();
+    owned.spawn(async move {
+        loop {
+            let alone = {
+                let server = metrics.borrow_watched();
+                server.state == ServerState::Leader
+                    && server.vote.committed
+                    && server.membership_config.nodes().map(|(id, _)| *id).eq([server.id])
+            };
+            raft.runtime_config().tick(!alone);
+            if metrics.changed().await.is_err() {
+                break;
+            }
+        }
+    });
+}
+
 /// What the watch over the leader reads and tells.
 pub(crate) struct Seen {
     pub heard: Arc<Heard>,
