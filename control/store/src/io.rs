@@ -31,9 +31,11 @@ use crate::seal::Sealer;
 use crate::state::State;
 
 mod handle;
+mod queue;
 pub(crate) mod reseal;
 
 pub(crate) use handle::{IoHandle, Job, Reply, run};
+pub(crate) use queue::queue;
 use reseal::OldSeals;
 
 /// How long an object may wait to be written behind.
@@ -101,6 +103,8 @@ pub(crate) struct Writer {
     guard: Option<Guard>,
     generation: u64,
     log_end: u64,
+    /// What of that the last flush made durable.
+    flushed: u64,
     vote: Option<Vote>,
     committed: Option<LogId>,
     records: Vec<(u64, Vec<u8>)>,
@@ -134,6 +138,7 @@ impl Writer {
             guard,
             generation: resume.generation,
             log_end: resume.log_end,
+            flushed: resume.log_end,
             vote: resume.vote,
             committed: None,
             records: Vec::new(),
@@ -238,8 +243,7 @@ impl Writer {
         if let Err(error) = &result
             && self.failed.is_none()
         {
-            tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");
-            self.failed = Some(format!("the store's disk failed: {error}"));
+            self.fail(error);
         }
         if result.is_ok() && done.iter().any(|done| matches!(done, Done::Append(_))) {
             self.appends.add(begun.elapsed());
@@ -250,6 +254,16 @@ impl Writer {
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
             });
         }
+        if self.failed.is_none()
+            && let Err(error) = self.witness()
+        {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");
+        self.failed = Some(format!("the store's disk failed: {error}"));
     }
 
     /// A dropped job's callback never comes; so jobs after a failure are each told.
@@ -266,9 +280,6 @@ impl Writer {
         outcome?;
         self.write_log()?;
         if flush {
-            if let Some(committed) = self.committed.take() {
-                self.put_meta(names::COMMITTED, &record::log_id(&committed))?;
-            }
             self.flush()?;
         }
         Ok(())
@@ -305,6 +316,7 @@ impl Writer {
                 }
                 self.backend.truncate(from)?;
                 self.log_end = self.log_end.min(from);
+                self.flushed = self.flushed.min(from);
                 self.old.log_below = self.old.log_below.min(from);
                 self.tell_old();
             }
@@ -395,8 +407,7 @@ impl Writer {
         match step {
             Ok(more) => more,
             Err(error) => {
-                tracing::error!(%error, "writing to the store's disk failed; this server stops taking part");
-                self.failed = Some(format!("the store's disk failed: {error}"));
+                self.fail(&error);
                 false
             }
         }
@@ -488,6 +499,9 @@ impl Writer {
     fn write_state(&mut self) -> io::Result<()> {
         self.pending_since = None;
         self.pending_bytes = 0;
+        if let Some(committed) = self.committed.take() {
+            self.put_meta(names::COMMITTED, &record::log_id(&committed))?;
+        }
         let Some(applied) = self.applied.take() else {
             return Ok(());
         };
@@ -517,8 +531,18 @@ impl Writer {
             self.backend.flush()?;
         }
         self.flushes.add(begun.elapsed());
+        self.flushed = self.log_end;
+        // A vote is not answered before both files hold it.
+        match &self.guard {
+            Some(guard) if guard.testimony().vote != self.vote => self.witness(),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Tells the guard what is flushed. Nobody waits for it: until it knows, it claims less.
+    fn witness(&mut self) -> io::Result<()> {
         match &mut self.guard {
-            Some(guard) => guard.advance(self.log_end, self.vote),
+            Some(guard) => guard.advance(self.flushed, self.vote),
             None => Ok(()),
         }
     }
@@ -529,7 +553,8 @@ impl Writer {
             let result = self
                 .write_log()
                 .and_then(|()| self.write_state())
-                .and_then(|()| self.flush());
+                .and_then(|()| self.flush())
+                .and_then(|()| self.witness());
             let synced = result.and_then(|()| self.guard.as_mut().map_or(Ok(()), Guard::sync));
             if let Err(error) = synced {
                 tracing::error!(%error, "the last flush of the store failed");

@@ -87,7 +87,7 @@ async fn blocking(
 
 /// Starts the disk thread. The receiver learns when it has ended and let go of the disk.
 pub(crate) fn start_disk(writer: Writer) -> io::Result<(IoHandle, oneshot::Receiver<()>)> {
-    let (jobs, queue) = std::sync::mpsc::channel();
+    let (jobs, queue) = disk::queue();
     let (ended, end) = oneshot::channel();
     std::thread::Builder::new()
         .name("raft-io".into())
@@ -96,7 +96,7 @@ pub(crate) fn start_disk(writer: Writer) -> io::Result<(IoHandle, oneshot::Recei
             // Nobody may be waiting for it.
             let _ = ended.send(());
         })?;
-    Ok((IoHandle::Thread(jobs), end))
+    Ok((IoHandle::Thread(Arc::new(jobs)), end))
 }
 
 /// The disk thread's work as a task, in simulated time.

@@ -3,14 +3,14 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc;
 
 use caravel_api::Key;
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Wait, Writer};
+use super::Writer;
+use super::queue::{Receiver, Sender};
 use crate::entry::Entry;
 use crate::keys::KeyError;
 use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
@@ -26,7 +26,7 @@ pub(crate) enum Job {
     /// Log entries that continue the log; the callback is for when they are flushed.
     Append(Vec<LogEntry>, IOFlushed<TypeConfig>),
     Vote(Vote, Reply<()>),
-    /// Written with the next flush; asks for none.
+    /// Written behind, with what was applied.
     Committed(LogId),
     Truncate {
         from: u64,
@@ -61,12 +61,17 @@ pub(crate) enum Job {
     },
 }
 
+impl Job {
+    /// Nobody waits for it, and what comes after it brings it along.
+    pub fn can_wait(&self) -> bool {
+        matches!(self, Job::Committed(_) | Job::State { .. })
+    }
+}
+
 /// Where jobs are sent. In tests without a disk they are done at once, by the sender.
 #[derive(Clone)]
 pub(crate) enum IoHandle {
-    /// Unbounded, because a sender may not block an async worker; what may wait here is bounded by the proposals in
-    /// flight and by openraft's own channels.
-    Thread(mpsc::Sender<Job>),
+    Thread(Arc<Sender>),
     Inline(Arc<Mutex<Writer>>),
     /// A task instead of a thread, for simulations.
     Task(tokio::sync::mpsc::UnboundedSender<Job>),
@@ -75,7 +80,7 @@ pub(crate) enum IoHandle {
 impl IoHandle {
     pub fn send(&self, job: Job) -> io::Result<()> {
         match self {
-            IoHandle::Thread(jobs) => jobs.send(job).map_err(|_| stopped()),
+            IoHandle::Thread(jobs) => jobs.send(job).then_some(()).ok_or_else(stopped),
             IoHandle::Task(jobs) => jobs.send(job).map_err(|_| stopped()),
             IoHandle::Inline(writer) => {
                 let mut writer = writer.lock();
@@ -99,25 +104,10 @@ fn stopped() -> io::Error {
 }
 
 /// The body of the `raft-io` thread.
-pub(crate) fn run(mut writer: Writer, jobs: mpsc::Receiver<Job>) {
+pub(crate) fn run(mut writer: Writer, jobs: Receiver) {
     let mut waiting = Vec::new();
-    loop {
-        let first = match writer.wait() {
-            Wait::ForJob => jobs
-                .recv()
-                .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-            Wait::AtMost(time) => jobs.recv_timeout(time),
-        };
-        match first {
-            Ok(job) => waiting.push(job),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-        }
-        while waiting.len() < TURN
-            && let Ok(job) = jobs.try_recv()
-        {
-            waiting.push(job);
-        }
+    while let Some(come) = jobs.take(&writer.wait(), TURN) {
+        waiting.extend(come);
         if !writer.has_room(&waiting) {
             continue;
         }
