@@ -33,7 +33,8 @@ pub(crate) trait Backend: Send + 'static {
     fn put_meta(&mut self, name: &str, record: &[u8]) -> io::Result<()>;
     fn meta(&mut self) -> io::Result<BTreeMap<String, Vec<u8>>>;
 
-    /// Changes objects of one generation of the state; with `applied`, that record too, in the same step.
+    /// Changes objects of one generation of the state, each in a step of its own; with `applied`, all of them and that record in
+    /// one.
     fn state(
         &mut self,
         generation: u64,

@@ -164,6 +164,29 @@ pub struct Limits {
     pub cache_bytes: u64,
     /// Entries between two (free) snapshots; what lets the log be purged.
     pub snapshot_every: u64,
+    pub behind: WriteBehind,
+}
+
+/// When objects are written, whose changes the log has already. The longer it takes, the more changes of one object are
+/// written once; what is not written is redone at a start.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteBehind {
+    /// The oldest change waits so long at most.
+    pub after: Duration,
+    /// Bytes of changes that gather at most.
+    pub bytes: usize,
+    /// Bytes written between two flushes: a commit waits for them.
+    pub step: usize,
+}
+
+impl Default for WriteBehind {
+    fn default() -> Self {
+        WriteBehind {
+            after: Duration::from_secs(5),
+            bytes: 16 << 20,
+            step: 32 << 10,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -177,6 +200,7 @@ impl Default for Limits {
             tail_bytes: 16 << 20,
             cache_bytes: 64 << 20,
             snapshot_every: 5_000,
+            behind: WriteBehind::default(),
         }
     }
 }

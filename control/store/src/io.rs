@@ -3,10 +3,8 @@
 //!
 //! Order is everything here: log before `committed` before anything that relies on it; nothing is called durable
 //! before `flush` (which ends in fdatasync); after a failed write nothing more is tried, an fsync least of all.
-//! Objects are written behind the acknowledgement, the newest of each key only, and ride the next flush; a purge waits
-//! for them. Long work (purging, installing a snapshot) goes in small steps between the jobs.
+//! Long work (writing objects behind, purging, installing a snapshot) goes in small steps between the jobs.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,26 +21,25 @@ use crate::entry::Entry;
 use crate::guard::Guard;
 use crate::keys::KeyError;
 use crate::latency::Durations;
-use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
+use crate::raft::{LogEntry, TypeConfig, Vote};
 use crate::record::{self, Applied, names};
 use crate::room::{Alarm, Room};
 use crate::sabotage::{self, Sabotage};
 use crate::seal::Sealer;
 use crate::state::State;
 
+mod behind;
 mod handle;
 mod queue;
 pub(crate) mod reseal;
 
+pub(crate) use behind::{Behind, Redone};
 pub(crate) use handle::{IoHandle, Job, Reply, run};
 pub(crate) use queue::queue;
 use reseal::OldSeals;
 
-/// How long an object may wait to be written behind.
-const LAZY_AFTER: Duration = Duration::from_millis(100);
-/// How many bytes of objects may. While they are written no commit is flushed, so that 4 MiB cost 64 clients a p99 three
-/// times as long; each portion costs sled three writes of its own, so that 64 KiB cost a tenth more processor time.
-const LAZY_BYTES: usize = 256 << 10;
+/// How long a guard's index may be left unsynced by who has nothing else to do.
+const SYNC_GUARD: Duration = Duration::from_millis(100);
 /// Records removed or installed between two turns.
 const STEP: usize = 512;
 /// Bytes of objects installed between two turns.
@@ -95,6 +92,7 @@ pub(crate) struct Resume {
     pub stale: Vec<u64>,
     /// Records of a key that was replaced.
     pub old: OldSeals,
+    pub behind: Behind,
 }
 
 pub(crate) struct Writer {
@@ -106,12 +104,8 @@ pub(crate) struct Writer {
     /// What of that the last flush made durable.
     flushed: u64,
     vote: Option<Vote>,
-    committed: Option<LogId>,
     records: Vec<(u64, Vec<u8>)>,
-    pending: BTreeMap<Key, Option<Arc<Entry>>>,
-    pending_bytes: usize,
-    pending_since: Option<Instant>,
-    applied: Option<Applied>,
+    behind: Behind,
     purge_below: Option<u64>,
     /// One past the last index that was purged, or is being purged.
     purged_below: u64,
@@ -140,12 +134,8 @@ impl Writer {
             log_end: resume.log_end,
             flushed: resume.log_end,
             vote: resume.vote,
-            committed: None,
             records: Vec::new(),
-            pending: BTreeMap::new(),
-            pending_bytes: 0,
-            pending_since: None,
-            applied: None,
+            behind: resume.behind,
             purge_below: (resume.purged_below > 0).then_some(resume.purged_below),
             purged_below: resume.purged_below,
             old: resume.old,
@@ -179,6 +169,12 @@ impl Writer {
     /// How long flushes took.
     pub fn flushes(&self) -> Arc<Durations> {
         self.flushes.clone()
+    }
+
+    /// Did the last process end while it wrote objects?
+    #[cfg(test)]
+    pub fn has_behind(&self) -> bool {
+        self.behind.wait().is_some()
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -220,9 +216,10 @@ impl Writer {
         {
             return Wait::AtMost(Duration::ZERO);
         }
-        match self.pending_since {
-            Some(since) => Wait::AtMost(LAZY_AFTER.saturating_sub(since.elapsed())),
-            None if self.guard.as_ref().is_some_and(Guard::is_dirty) => Wait::AtMost(LAZY_AFTER),
+        let dirty = self.guard.as_ref().is_some_and(Guard::is_dirty);
+        let guard = dirty.then_some(SYNC_GUARD);
+        match self.behind.wait().into_iter().chain(guard).min() {
+            Some(time) => Wait::AtMost(time),
             None => Wait::ForJob,
         }
     }
@@ -306,7 +303,7 @@ impl Writer {
                 self.put_meta(names::VOTE, &record::vote(&vote))?;
                 self.vote = Some(vote);
             }
-            Job::Committed(id) => self.committed = Some(id),
+            Job::Committed(id) => self.behind.commit(id),
             Job::Truncate { from, reply } => {
                 done.push(Done::Reply(reply));
                 *flush = true;
@@ -325,24 +322,15 @@ impl Writer {
                 *flush = true;
                 self.write_log()?;
                 // What the purged entries changed must be on the disk before they are not.
-                self.write_state()?;
-                self.put_meta(names::PURGED, &record::log_id(&up_to))?;
-                self.purge_below = self.purge_below.max(Some(up_to.index + 1));
-                self.purged_below = self.purged_below.max(up_to.index + 1);
-                self.log_end = self.log_end.max(up_to.index + 1);
-            }
-            Job::State { changed, applied } => {
-                for (key, entry) in changed {
-                    self.pending_bytes += entry.as_ref().map_or(64, |entry| entry.json.len() + 64);
-                    self.pending.insert(key, entry);
-                }
-                self.applied = Some(applied);
-                self.pending_since.get_or_insert_with(Instant::now);
-                if self.pending_bytes > LAZY_BYTES {
-                    self.write_log()?;
-                    self.write_state()?;
+                if self.may_purge(up_to) {
+                    self.purge(up_to)?;
                 }
             }
+            Job::State {
+                changed,
+                skipped,
+                applied,
+            } => self.behind.add(changed, skipped, applied),
             Job::Install {
                 state,
                 applied,
@@ -383,7 +371,7 @@ impl Writer {
                 *flush = true;
                 self.stopping = true;
                 self.write_log()?;
-                self.write_state()?;
+                self.write_behind()?;
             }
         }
         Ok(())
@@ -414,12 +402,7 @@ impl Writer {
     }
 
     fn try_step(&mut self) -> io::Result<bool> {
-        if self
-            .pending_since
-            .is_some_and(|since| since.elapsed() >= LAZY_AFTER)
-        {
-            self.write_state()?;
-        }
+        self.step_behind()?;
         if let Some(below) = self.purge_below
             && self.backend.purge(below, STEP)?
         {
@@ -435,13 +418,14 @@ impl Writer {
             self.stale.pop();
         }
         // The last moment of a burst: nothing urgent is left, so the guard's index may be synced.
-        if self.pending_since.is_none()
+        if self.behind.wait() != Some(Duration::ZERO)
             && let Some(guard) = self.guard.as_mut().filter(|guard| guard.is_dirty())
             && self.purge_below.is_none()
         {
             guard.sync()?;
         }
-        Ok(self.purge_below.is_some()
+        Ok(self.behind.wait() == Some(Duration::ZERO)
+            || self.purge_below.is_some()
             || self.install.is_some()
             || self.old.state.is_some()
             || !self.stale.is_empty())
@@ -469,10 +453,6 @@ impl Writer {
             return Ok(());
         }
         // All of it is there: one pointer switches to it.
-        self.pending.clear();
-        self.pending_bytes = 0;
-        self.pending_since = None;
-        self.applied = None;
         let applied = self
             .sealer
             .seal("applied", b"", &record::applied(&install.applied));
@@ -483,6 +463,7 @@ impl Writer {
         self.flush()?;
         self.stale
             .push(std::mem::replace(&mut self.generation, install.generation));
+        self.replace_behind(install.applied.log_id)?;
         self.reseal_from_start();
         Done::Reply(install.reply).tell(Ok(()));
         Ok(())
@@ -494,25 +475,6 @@ impl Writer {
         } else {
             self.backend.append(std::mem::take(&mut self.records))
         }
-    }
-
-    fn write_state(&mut self) -> io::Result<()> {
-        self.pending_since = None;
-        self.pending_bytes = 0;
-        if let Some(committed) = self.committed.take() {
-            self.put_meta(names::COMMITTED, &record::log_id(&committed))?;
-        }
-        let Some(applied) = self.applied.take() else {
-            return Ok(());
-        };
-        let pending = std::mem::take(&mut self.pending);
-        let ops = pending.into_iter().map(|(key, entry)| {
-            let record = entry.map(|entry| self.seal_object(&entry));
-            (key, record)
-        });
-        let ops = ops.collect();
-        let applied = self.sealer.seal("applied", b"", &record::applied(&applied));
-        self.backend.state(self.generation, ops, Some(&applied))
     }
 
     fn seal_object(&self, entry: &Entry) -> Vec<u8> {
@@ -552,7 +514,7 @@ impl Writer {
         if self.failed.is_none() {
             let result = self
                 .write_log()
-                .and_then(|()| self.write_state())
+                .and_then(|()| self.write_behind())
                 .and_then(|()| self.flush())
                 .and_then(|()| self.witness());
             let synced = result.and_then(|()| self.guard.as_mut().map_or(Ok(()), Guard::sync));

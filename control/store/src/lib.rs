@@ -34,7 +34,7 @@ mod txn;
 mod watch;
 pub mod wire;
 
-pub use config::{BackendKind, Limits, MAX_CHANGES, MAX_OBJECT, StoreConfig, Timing};
+pub use config::{BackendKind, Limits, MAX_CHANGES, MAX_OBJECT, StoreConfig, Timing, WriteBehind};
 pub use entry::{Entry, Undecodable};
 pub use event::{Event, EventKind, frame};
 pub use keys::KeyError;

@@ -10,7 +10,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caravel_api::Revision;
 use rand::RngCore;
 
 use crate::backend::Backend;
@@ -19,15 +18,18 @@ use crate::backend::sled::SledBackend;
 use crate::config::{BackendKind, StoreConfig};
 use crate::guard::Guard;
 use crate::io::reseal::OldSeals;
-use crate::io::{Resume, Writer, open_log_entry};
+use crate::io::{Behind, Redone, Resume, Writer, open_log_entry};
 use crate::keys::KeyRing;
-use crate::level::{self, Level};
+use crate::level;
 use crate::mend::{self, Lost, Received};
 use crate::raft::log::Tail;
 use crate::raft::{LogId, Membership, Vote};
 use crate::record::{self, Identity, MetaRecords, RecordError, names};
 use crate::seal::{SealError, Sealer};
 use crate::state::State;
+use objects::{load_applied, load_state};
+
+mod objects;
 
 /// The database, inside the data directory.
 const DATABASE: &str = "sled";
@@ -345,7 +347,14 @@ fn open_backend(
         }
     };
 
+    let redo = meta
+        .get(names::REDO)
+        .map(|record| record::read_redo(record))
+        .transpose()
+        .map_err(read)?
+        .filter(|redo| redo.generation == generation);
     let applied = load_applied(&mut *backend, &sealer, generation, &mut old);
+    let written = applied.as_ref().ok().and_then(|applied| applied.log_id);
     let loaded = match &applied {
         Ok(applied) if applied.log_id < purged => Err(invalid(
             "its objects are older than its log reaches back".into(),
@@ -354,15 +363,19 @@ fn open_backend(
             &mut *backend,
             &sealer,
             generation,
-            applied,
+            (applied, redo),
             config.supports,
             &mut old,
         ),
         Err(cause) => Err(io::Error::new(cause.kind(), cause.to_string())),
     };
     let mut lost = None;
+    let mut redone = Redone::default();
     let (state, applied) = match (loaded, applied) {
-        (Ok(state), Ok(applied)) => (state, applied),
+        (Ok((state, lacking)), Ok(applied)) => {
+            redone = lacking;
+            (state, redone.applied.clone().unwrap_or(applied))
+        }
         (Err(cause), applied) if cause.kind() == io::ErrorKind::InvalidData => {
             let known = applied.as_ref().map(|applied| {
                 mend::others(applied.membership.membership().nodes(), identity.node)
@@ -395,6 +408,7 @@ fn open_backend(
         vote,
         stale,
         old,
+        behind: Behind::new(config.limits.behind, written, redone),
     };
     let writer = Writer::new(backend, sealer, guard, resume);
     Ok(Found {
@@ -478,57 +492,4 @@ fn load_log(
         Ok(())
     })?;
     Ok(tail)
-}
-
-fn load_applied(
-    backend: &mut dyn Backend,
-    sealer: &Sealer,
-    generation: u64,
-    old: &mut OldSeals,
-) -> io::Result<record::Applied> {
-    let Some(sealed) = backend.applied(generation)? else {
-        return Ok(record::Applied::default());
-    };
-    old.see(sealer.is_old(&sealed));
-    let opened = sealer
-        .open("applied", b"", sealed)
-        .map_err(|error| invalid(error.to_string()))?;
-    record::read_applied(&opened).map_err(|error| io::Error::new(error.kind(), error.to_string()))
-}
-
-fn load_state(
-    backend: &mut dyn Backend,
-    sealer: &Sealer,
-    generation: u64,
-    applied: &record::Applied,
-    supports: Level,
-    old: &mut OldSeals,
-) -> io::Result<State> {
-    level::holdable(applied.level, supports)?;
-    let mut state = State::default();
-    state.raise(applied.level);
-    backend.scan_state(generation, &mut |key, sealed| {
-        let name = key.clone();
-        let bad = |error: &dyn std::fmt::Display| invalid(format!("its object {name}: {error}"));
-        old.see(sealer.is_old(&sealed));
-        let opened = sealer
-            .open("state", key.as_bytes(), sealed)
-            .map_err(|error| bad(&error))?;
-        let entry = record::read_object(key, &opened)
-            .map_err(|error| io::Error::new(error.kind(), format!("its object {name}: {error}")))?;
-        if entry.revision > applied.revision {
-            return Err(bad(&"it is newer than the state it belongs to"));
-        }
-        state.load(Arc::new(entry));
-        Ok(())
-    })?;
-    if state.count() as u64 != applied.count {
-        return Err(invalid(format!(
-            "it has {} objects, but {} were written",
-            state.count(),
-            applied.count
-        )));
-    }
-    state.set_revision(Revision(applied.revision.0));
-    Ok(state)
 }

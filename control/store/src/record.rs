@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use crate::entry::Entry;
 use crate::level::{self, Level};
 use crate::raft::{Command, LogEntry, LogId, Membership, Vote};
+use crate::state::redo::Skipped;
 
 mod bytes;
 
@@ -216,6 +217,58 @@ pub(crate) fn read_applied(record: &[u8]) -> Result<Applied, RecordError> {
     })
 }
 
+/// Up to where a state's objects may be newer than its applied record, and what has to be known to redo the log over them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Redo {
+    /// Of the state.
+    pub generation: u64,
+    pub until: Applied,
+    pub skipped: Vec<Skipped>,
+}
+
+pub(crate) fn redo(redo: &Redo) -> Vec<u8> {
+    let mut out = Out::new();
+    out.u64(redo.generation);
+    out.bytes(&applied(&redo.until));
+    out.u32(redo.skipped.len());
+    for skipped in &redo.skipped {
+        out.u64(skipped.index);
+        out.u32(skipped.proposal as usize);
+        match skipped.change {
+            None => out.u8(0),
+            Some(change) => {
+                out.u8(1);
+                out.u32(change as usize);
+            }
+        }
+    }
+    out.0
+}
+
+pub(crate) fn read_redo(record: &[u8]) -> Result<Redo, RecordError> {
+    let mut input = In::versioned(record)?;
+    let generation = input.u64()?;
+    let until = read_applied(input.bytes()?)?;
+    let mut skipped = Vec::new();
+    for _ in 0..input.number()? {
+        skipped.push(Skipped {
+            index: input.u64()?,
+            proposal: input.number()?,
+            change: match input.u8()? {
+                0 => None,
+                1 => Some(input.number()?),
+                _ => return Err(RecordError::Malformed),
+            },
+        });
+    }
+    input.end()?;
+    Ok(Redo {
+        generation,
+        until,
+        skipped,
+    })
+}
+
 pub(crate) fn identity(identity: &Identity) -> Vec<u8> {
     let mut out = Out::new();
     out.0.extend_from_slice(&identity.cluster.to_be_bytes());
@@ -256,6 +309,7 @@ pub(crate) mod names {
     pub const COMMITTED: &str = "committed";
     pub const PURGED: &str = "purged";
     pub const GENERATION: &str = "generation";
+    pub const REDO: &str = "redo";
 }
 
 /// What `meta` holds, opened.

@@ -16,6 +16,8 @@ use crate::level::Level;
 use crate::splice::Splice;
 use crate::txn::{Change, Committed, Conflict, Expect, Txn};
 
+pub(crate) mod redo;
+
 pub(crate) type Objects = OrdMap<Key, Arc<Entry>>;
 
 /// Everything the cluster remembers, at one revision.

@@ -537,5 +537,7 @@ fn raft_config(config: &StoreConfig) -> Result<Config, openraft::ConfigError> {
 }
 
 #[cfg(test)]
+mod behind_tests;
+#[cfg(test)]
 mod fault_tests;
 mod sealing;

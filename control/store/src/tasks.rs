@@ -168,7 +168,11 @@ pub(crate) fn start_resting(owned: &Owned, raft: Raft) {
                 let server = metrics.borrow_watched();
                 server.state == ServerState::Leader
                     && server.vote.committed
-                    && server.membership_config.nodes().map(|(id, _)| *id).eq([server.id])
+                    && server
+                        .membership_config
+                        .nodes()
+                        .map(|(id, _)| *id)
+                        .eq([server.id])
             };
             raft.runtime_config().tick(!alone);
             if metrics.changed().await.is_err() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use caravel_api::Revision;
 use caravel_store::simulation::Disk;
-use caravel_store::{Limits, LogId, RingLimits, Store, StoreConfig, Timing, Vote};
+use caravel_store::{Limits, LogId, RingLimits, Store, StoreConfig, Timing, Vote, WriteBehind};
 use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -536,6 +536,11 @@ fn config(id: u64) -> StoreConfig {
             log_entries: 40,
             snapshot_every: 40,
             tail_bytes: 256 << 10,
+            behind: WriteBehind {
+                after: Duration::from_millis(500),
+                bytes: 4 << 10,
+                step: 512,
+            },
             ..Limits::default()
         },
         rings: RingLimits {

@@ -348,37 +348,58 @@ impl Backend for SledBackend {
         ops: Vec<StateOp>,
         applied: Option<&[u8]>,
     ) -> io::Result<()> {
+        let together = applied.is_some() && !ops.is_empty();
         let state = self.state_of(generation)?;
         let mut batch = Batch::default();
         for (key, record) in ops {
             let row = [&[OBJECT], key.as_bytes()].concat();
             let old = state.pieces.remove(&key).unwrap_or(1);
-            let new = match record {
+            let new = match &record {
+                Some(record) => pieces(record).len() as u32,
+                None => 1,
+            };
+            // A batch is three writes more, and holds up all others.
+            if !together && old.max(new) == 1 {
+                let done = match record {
+                    Some(record) => state.tree.insert(row, first(1, &record)),
+                    None => state.tree.remove(row),
+                };
+                done.map_err(failed)?;
+                continue;
+            }
+            match record {
                 Some(record) => {
-                    let pieces = pieces(&record);
-                    let count = pieces.len() as u32;
-                    batch.insert(row, first(count, &record));
-                    for (at, piece) in (0..).zip(pieces).skip(1) {
+                    batch.insert(row, first(new, &record));
+                    for (at, piece) in (0..).zip(pieces(&record)).skip(1) {
                         batch.insert(object_piece(&key, at), piece);
                     }
-                    count
                 }
-                None => {
-                    batch.remove(row);
-                    1
-                }
-            };
+                None => batch.remove(row),
+            }
             for at in new..old {
                 batch.remove(object_piece(&key, at));
             }
             if new > 1 {
                 state.pieces.insert(key, new);
             }
+            if !together {
+                state
+                    .tree
+                    .apply_batch(std::mem::take(&mut batch))
+                    .map_err(failed)?;
+            }
         }
-        if let Some(applied) = applied {
-            batch.insert(APPLIED, applied);
+        match applied {
+            Some(applied) if together => {
+                batch.insert(APPLIED, applied);
+                state.tree.apply_batch(batch).map_err(failed)
+            }
+            Some(applied) => {
+                state.tree.insert(APPLIED, applied).map_err(failed)?;
+                Ok(())
+            }
+            None => Ok(()),
         }
-        state.tree.apply_batch(batch).map_err(failed)
     }
 
     fn applied(&mut self, generation: u64) -> io::Result<Option<Vec<u8>>> {

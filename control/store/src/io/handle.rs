@@ -16,6 +16,7 @@ use crate::keys::KeyError;
 use crate::raft::{LogEntry, LogId, TypeConfig, Vote};
 use crate::record::Applied;
 use crate::state::State;
+use crate::state::redo::Skipped;
 
 /// Jobs taken in one turn.
 const TURN: usize = 4096;
@@ -39,6 +40,7 @@ pub(crate) enum Job {
     /// What an applied entry changed; written behind.
     State {
         changed: Vec<(Key, Option<Arc<Entry>>)>,
+        skipped: Vec<Skipped>,
         applied: Applied,
     },
     /// Replace the whole state.

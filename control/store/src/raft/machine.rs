@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Command, LogId, Membership, Outcomes, Proposal, Refusal, TypeConfig};
+use super::{Batch, Command, LogId, Membership, Outcomes, Proposal, Refusal, TypeConfig};
 use crate::config::StoreConfig;
 use crate::entry::Entry;
 use crate::event::{Event, EventKind};
@@ -23,8 +23,9 @@ use crate::io::{IoHandle, Job};
 use crate::level::{self, Level};
 use crate::record::Applied;
 use crate::simulation::Digests;
+use crate::state::redo::Skipped;
 use crate::state::{Changed, NotDone, State};
-use crate::txn::{Committed, Epoch};
+use crate::txn::{Change, Committed, Epoch};
 use crate::watch::Hub;
 
 /// Entries applied before readers see the result.
@@ -141,6 +142,33 @@ fn judge(
     }
 }
 
+/// What cannot be told from the entry alone, should it be redone.
+fn without_effect<'a>(
+    index: u64,
+    batch: &'a Batch,
+    outcomes: &'a Outcomes,
+) -> impl Iterator<Item = Skipped> + use<'a> {
+    let judged = batch.0.iter().zip(&outcomes.0).zip(0..);
+    judged.flat_map(move |((proposal, outcome), number)| {
+        let skipped = move |change| Skipped {
+            index,
+            proposal: number,
+            change,
+        };
+        let refused = outcome.is_err().then(|| skipped(None));
+        let changes = proposal.txn.changes.iter();
+        let found = outcome.iter().flat_map(|done| &done.revisions);
+        let nothing = changes
+            .zip(found)
+            .zip(0..)
+            .filter_map(move |((change, found), at)| {
+                let is = matches!(change, Change::Delete { .. }) && *found == Revision(0);
+                is.then(|| skipped(Some(at)))
+            });
+        refused.into_iter().chain(nothing)
+    })
+}
+
 fn event(changed: Changed, seen: Instant) -> Arc<Event> {
     let kind = match (changed.deleted, &changed.previous) {
         (true, _) => EventKind::Deleted,
@@ -166,6 +194,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         while let Some(chunk) = chunks.next().await {
             let mut state = State::clone(&self.served.state.read());
             let mut changed = Vec::new();
+            let mut skipped = Vec::new();
             let mut answers = Vec::with_capacity(chunk.len());
             for item in chunk {
                 let (entry, responder) = item?;
@@ -178,7 +207,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
                         let judged = judged
                             .map(|proposal| judge(&mut state, proposal, under, &mut changed))
                             .collect::<Result<_, _>>();
-                        Outcomes(judged.map_err(io::Error::other)?)
+                        let outcomes = Outcomes(judged.map_err(io::Error::other)?);
+                        skipped.extend(without_effect(entry.log_id.index, batch, &outcomes));
+                        outcomes
                     }
                     EntryPayload::Normal(Command::Raise(raise)) => {
                         if raise.epoch == under {
@@ -209,6 +240,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 .collect();
             self.io.send(Job::State {
                 changed: to_disk,
+                skipped,
                 applied: self.record(&state),
             })?;
             let seen = Instant::now();
