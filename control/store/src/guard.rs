@@ -131,9 +131,14 @@ impl Guard {
         self.sync()
     }
 
-    /// Is something written that a power cut could take back?
-    pub fn is_dirty(&self) -> bool {
+    /// When what a power cut could take back is to be synced, if there is some.
+    pub fn due_in(&self) -> Option<Duration> {
         self.dirty
+            .then(|| SYNC_EVERY.saturating_sub(self.synced.elapsed()))
+    }
+
+    pub fn is_due(&self) -> bool {
+        self.due_in() == Some(Duration::ZERO)
     }
 
     pub fn sync(&mut self) -> io::Result<()> {
@@ -268,7 +273,7 @@ mod tests {
             };
             assert!(same(0) || same(1), "both are written at {index}");
             assert!(read(&guard.file, 1 - guard.slot).is_some());
-            if !guard.is_dirty() {
+            if guard.due_in().is_none() {
                 synced = now;
             }
         }

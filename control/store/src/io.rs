@@ -38,8 +38,6 @@ pub(crate) use handle::{IoHandle, Job, Reply, run};
 pub(crate) use queue::queue;
 use reseal::OldSeals;
 
-/// How long a guard's index may be left unsynced by who has nothing else to do.
-const SYNC_GUARD: Duration = Duration::from_millis(100);
 /// Records removed or installed between two turns.
 const STEP: usize = 512;
 /// Bytes of objects installed between two turns.
@@ -216,8 +214,7 @@ impl Writer {
         {
             return Wait::AtMost(Duration::ZERO);
         }
-        let dirty = self.guard.as_ref().is_some_and(Guard::is_dirty);
-        let guard = dirty.then_some(SYNC_GUARD);
+        let guard = self.guard.as_ref().and_then(Guard::due_in);
         match self.behind.wait().into_iter().chain(guard).min() {
             Some(time) => Wait::AtMost(time),
             None => Wait::ForJob,
@@ -417,11 +414,8 @@ impl Writer {
         {
             self.stale.pop();
         }
-        // The last moment of a burst: nothing urgent is left, so the guard's index may be synced.
-        if self.behind.wait() != Some(Duration::ZERO)
-            && let Some(guard) = self.guard.as_mut().filter(|guard| guard.is_dirty())
-            && self.purge_below.is_none()
-        {
+        // A burst syncs it now and then; this is for the end of one.
+        if let Some(guard) = self.guard.as_mut().filter(|guard| guard.is_due()) {
             guard.sync()?;
         }
         Ok(self.behind.wait() == Some(Duration::ZERO)

@@ -20,7 +20,7 @@ use crate::io::{Job, Resume, Writer};
 use crate::raft::machine::Image;
 use crate::raft::transport::Target;
 use crate::raft::{LogId, TypeConfig};
-use crate::record::{Applied, Identity};
+use crate::record::{Applied, Identity, names};
 
 /// Log records written at once.
 const TOGETHER: usize = 512;
@@ -86,8 +86,11 @@ pub(crate) fn write_anew(
         Ok(())
     })?;
     backend.append(records)?;
+    // What was being written over the old objects is of no use to the new ones.
     for (name, record) in damaged.meta()? {
-        backend.put_meta(&name, &record)?;
+        if name != names::REDO {
+            backend.put_meta(&name, &record)?;
+        }
     }
     backend.flush()?;
     let mut writer = Writer::new(Box::new(backend), sealer, None, Resume::default());

@@ -154,7 +154,7 @@ enum Witness {
     ToMake(PathBuf),
 }
 
-fn open_directory(config: &StoreConfig) -> Result<Found, OpenError> {
+fn open_found(config: &StoreConfig) -> Result<Found, OpenError> {
     let (database, witness) = (config.dir.join(DATABASE), config.dir.join(GUARD));
     let fail = |file: &Path, cause| OpenError::Io {
         file: file.to_owned(),
@@ -192,15 +192,24 @@ fn open_directory(config: &StoreConfig) -> Result<Found, OpenError> {
     };
     let backend = SledBackend::open(&database, config.limits.cache_bytes)
         .map_err(|cause| from_disk(&database, cause))?;
-    let found = open_backend(config, Box::new(backend), keys, guard)?;
+    open_backend(config, Box::new(backend), keys, guard)
+}
+
+fn open_directory(config: &StoreConfig) -> Result<Found, OpenError> {
+    let refused = |lost: &Lost| damaged(&lost.file, lost.what.clone());
+    let found = open_found(config)?;
     match &found.lost {
         // The whole log is there: it makes all objects again.
         Some(lost) if lost.since.is_none() => {
             tracing::warn!(what = %lost.what, "mended: the objects are made again from the log");
             anew(config, found.writer, None)?;
-            open_directory(config)
+            let found = open_found(config)?;
+            match &found.lost {
+                Some(lost) => Err(refused(lost)),
+                None => Ok(found),
+            }
         }
-        Some(lost) if lost.members.is_empty() => Err(damaged(&lost.file, lost.what.clone())),
+        Some(lost) if lost.members.is_empty() => Err(refused(lost)),
         _ => Ok(found),
     }
 }

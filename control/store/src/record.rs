@@ -437,6 +437,28 @@ mod tests {
             ),
             ("log id", log_id(&id(1, 2, 3)), head.clone()),
             (
+                "redo",
+                redo(&Redo {
+                    generation: 4,
+                    until: Applied::default(),
+                    skipped: [None, Some(7)]
+                        .map(|change| Skipped {
+                            index: 5,
+                            proposal: 6,
+                            change,
+                        })
+                        .into(),
+                }),
+                format!(
+                    "01{}{:08x}{}00000002{}0000000600{}000000060100000007",
+                    u64_hex(4),
+                    applied(&Applied::default()).len(),
+                    hex(&applied(&Applied::default())),
+                    u64_hex(5),
+                    u64_hex(5)
+                ),
+            ),
+            (
                 "vote",
                 vote(&Vote {
                     leader_id: LeaderId {

@@ -103,8 +103,9 @@ impl SledBackend {
             room: Room::Enough,
             looked: None,
         };
+        // A process that was killed may have left what it found unsynced.
+        backend.file.sync_all()?;
         if new {
-            backend.file.sync_all()?;
             for dir in [Some(dir), dir.parent()].into_iter().flatten() {
                 File::open(dir)?.sync_all()?;
             }

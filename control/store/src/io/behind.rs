@@ -8,9 +8,8 @@
 use std::collections::{BTreeMap, btree_map};
 use std::io;
 use std::mem::take;
-use std::time::Duration;
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use caravel_api::Key;
 use tokio::time::Instant;
@@ -21,12 +20,17 @@ use crate::config::WriteBehind;
 use crate::entry::Entry;
 use crate::raft::LogId;
 use crate::record::{self, Applied, Redo, names};
+use crate::room::Room;
 use crate::state::redo::Skipped;
 
 /// So many steps at most to write what waits: they grow with it, lest it grows without end.
 const STEPS: usize = 64;
-/// What had no effect is remembered only so far.
-const SKIPPED: usize = 4096;
+/// What had no effect is remembered only so far before objects are written.
+const SKIPPED: usize = 1024;
+/// The longest record that says what to redo: sled puts longer values where no sync of ours reaches.
+const RECORD: usize = 64 << 10;
+/// A start has the log applied so far without hearing of a leader; less than that it may lack what it needs to find one.
+const COMMITTED_AFTER: Duration = Duration::from_millis(100);
 
 /// What waits to be written, and what is being written.
 #[derive(Default)]
@@ -37,7 +41,7 @@ pub(crate) struct Behind {
     skipped: Vec<Skipped>,
     applied: Option<Applied>,
     since: Option<Instant>,
-    committed: Option<LogId>,
+    committed: Option<(LogId, Instant)>,
     writing: Option<Writing>,
     /// How far the objects on the disk are whole.
     written: Option<LogId>,
@@ -75,7 +79,13 @@ impl Behind {
     }
 
     pub fn commit(&mut self, id: LogId) {
-        self.committed = Some(id);
+        let since = self.committed.map_or_else(Instant::now, |(_, since)| since);
+        self.committed = Some((id, since));
+    }
+
+    fn committed_in(&self) -> Option<Duration> {
+        self.committed
+            .map(|(_, since)| COMMITTED_AFTER.saturating_sub(since.elapsed()))
     }
 
     pub fn add(
@@ -97,6 +107,13 @@ impl Behind {
 
     /// When there is something to do: at once, after some time, or not before something comes.
     pub fn wait(&self) -> Option<Duration> {
+        self.objects_in()
+            .into_iter()
+            .chain(self.committed_in())
+            .min()
+    }
+
+    fn objects_in(&self) -> Option<Duration> {
         if self.writing.is_some() {
             return Some(Duration::ZERO);
         }
@@ -118,7 +135,10 @@ fn cost(entry: &Option<Arc<Entry>>) -> usize {
 impl Writer {
     /// Writes some of what waits, if it is time.
     pub(super) fn step_behind(&mut self) -> io::Result<()> {
-        if self.behind.wait() != Some(Duration::ZERO) {
+        if self.behind.committed_in() == Some(Duration::ZERO) {
+            self.write_committed()?;
+        }
+        if self.behind.objects_in() != Some(Duration::ZERO) {
             return Ok(());
         }
         if self.behind.writing.is_none() {
@@ -143,8 +163,11 @@ impl Writer {
         }
     }
 
-    /// All of it, now.
+    /// All of it, now, if the disk has room: the log has it, too.
     pub(super) fn write_behind(&mut self) -> io::Result<()> {
+        if self.backend.room() != Room::Enough {
+            return Ok(());
+        }
         while self.behind.writing.is_some() {
             self.step_behind()?;
         }
@@ -161,30 +184,36 @@ impl Writer {
         behind.since = None;
         let (bytes, changed) = (take(&mut behind.bytes), take(&mut behind.changed));
         let skipped = take(&mut behind.skipped);
-        let (applied, committed) = (behind.applied.take(), behind.committed.take());
+        let applied = behind.applied.take();
         let little = bytes <= behind.limits.step;
-        if let Some(committed) = committed {
-            self.put_meta(names::COMMITTED, &record::log_id(&committed))?;
-        }
+        self.write_committed()?;
         let Some(applied) = applied else {
             return Ok(());
         };
-        if little {
-            let ops = changed.into_iter();
-            let ops = ops.map(|(key, entry)| self.object(key, entry)).collect();
-            return self.end_behind(ops, &applied);
-        }
         let redo = Redo {
             generation: self.generation,
             until: applied,
             skipped,
         };
-        self.put_meta(names::REDO, &record::redo(&redo))?;
+        let record = record::redo(&redo);
+        if little || record.len() > RECORD {
+            let ops = changed.into_iter();
+            let ops = ops.map(|(key, entry)| self.object(key, entry)).collect();
+            return self.end_behind(ops, &redo.until);
+        }
+        self.put_meta(names::REDO, &record)?;
         self.behind.writing = Some(Writing {
             rest: changed.into_iter(),
             applied: redo.until,
         });
         Ok(())
+    }
+
+    fn write_committed(&mut self) -> io::Result<()> {
+        match self.behind.committed.take() {
+            Some((id, _)) => self.put_meta(names::COMMITTED, &record::log_id(&id)),
+            None => Ok(()),
+        }
     }
 
     fn end_behind(&mut self, ops: Vec<StateOp>, applied: &Applied) -> io::Result<()> {

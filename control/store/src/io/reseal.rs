@@ -72,6 +72,8 @@ impl Writer {
             && self.purge_below.is_none()
             && (self.purged_below >= self.old.log_below || self.log_end == 0)
         {
+            // A key may be put aside now, so that no power cut may bring back what it sealed.
+            self.flush()?;
             self.old.log_below = 0;
             self.tell_old();
         }

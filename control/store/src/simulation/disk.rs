@@ -241,12 +241,14 @@ impl Backend for Powered {
         applied: Option<&[u8]>,
     ) -> io::Result<()> {
         let ops = ops.into_iter();
-        let ops = ops.map(|(key, record)| (key, record.map(Bytes::from)));
-        self.write(Write::State(
-            generation,
-            ops.collect(),
-            applied.map(Bytes::from),
-        ))
+        let mut ops = ops.map(|(key, record)| (key, record.map(Bytes::from)));
+        match applied {
+            Some(applied) => {
+                let applied = Some(Bytes::from(applied));
+                self.write(Write::State(generation, ops.collect(), applied))
+            }
+            None => ops.try_for_each(|op| self.write(Write::State(generation, vec![op], None))),
+        }
     }
 
     fn applied(&mut self, generation: u64) -> io::Result<Option<Vec<u8>>> {
