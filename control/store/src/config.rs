@@ -175,7 +175,7 @@ pub struct WriteBehind {
     pub after: Duration,
     /// Bytes of changes that gather at most.
     pub bytes: usize,
-    /// Bytes written between two flushes: a commit waits for them.
+    /// Bytes written between two flushes, more when much waits: a commit waits for them.
     pub step: usize,
 }
 
@@ -184,7 +184,7 @@ impl Default for WriteBehind {
         WriteBehind {
             after: Duration::from_secs(5),
             bytes: 16 << 20,
-            step: 32 << 10,
+            step: 8 << 10,
         }
     }
 }
@@ -198,7 +198,7 @@ impl Default for Limits {
             log_entries: 50_000,
             log_bytes: 256 << 20,
             tail_bytes: 16 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
             snapshot_every: 5_000,
             behind: WriteBehind::default(),
         }

@@ -539,7 +539,7 @@ fn config(id: u64) -> StoreConfig {
             behind: WriteBehind {
                 after: Duration::from_millis(500),
                 bytes: 4 << 10,
-                step: 512,
+                step: 200,
             },
             ..Limits::default()
         },

@@ -25,6 +25,8 @@ use crate::state::redo::Skipped;
 
 /// So many steps at most to write what waits: they grow with it, lest it grows without end.
 const STEPS: usize = 64;
+/// What takes no more steps than this is written in one.
+const LITTLE: usize = 4;
 /// What had no effect is remembered only so far before objects are written.
 const SKIPPED: usize = 1024;
 /// The longest record that says what to redo: sled puts longer values where no sync of ours reaches.
@@ -185,7 +187,7 @@ impl Writer {
         let (bytes, changed) = (take(&mut behind.bytes), take(&mut behind.changed));
         let skipped = take(&mut behind.skipped);
         let applied = behind.applied.take();
-        let little = bytes <= behind.limits.step;
+        let little = bytes <= LITTLE * behind.limits.step;
         self.write_committed()?;
         let Some(applied) = applied else {
             return Ok(());

@@ -23,7 +23,7 @@ fn config(digests: &Digests) -> StoreConfig {
     let behind = WriteBehind {
         after: Duration::from_millis(40),
         bytes: 2000,
-        step: 300,
+        step: 100,
     };
     StoreConfig {
         limits: Limits {
