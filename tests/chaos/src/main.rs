@@ -15,7 +15,7 @@ mod verdict;
 mod watchers;
 
 use caravel_support::{history, linear};
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use scenario::{Length, SCENARIOS};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,17 +30,11 @@ enum Cli {
     Run(RunArgs),
     /// Check a history again.
     Check { file: PathBuf },
-    #[command(subcommand)]
-    Show(Show),
+    /// The scenarios.
+    List,
     /// Mounts a disk over a directory, which can be slow and lose its power. Takes orders on standard input.
     #[command(hide = true)]
     Disk { dir: PathBuf },
-}
-
-#[derive(Subcommand)]
-enum Show {
-    /// The scenarios.
-    List,
 }
 
 #[derive(clap::Args)]
@@ -96,7 +90,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             println!("{verdict}");
             Ok(exit(verdict.wrong.is_empty()))
         }
-        Cli::Show(Show::List) => {
+        Cli::List => {
             for scenario in SCENARIOS {
                 println!("{:<26} {}", scenario.name, scenario.why);
             }
