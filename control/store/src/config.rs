@@ -173,7 +173,7 @@ pub struct Limits {
 pub struct WriteBehind {
     /// The oldest change waits so long at most.
     pub after: Duration,
-    /// Bytes of changes that gather at most.
+    /// Past so many bytes of changes they do not wait any longer.
     pub bytes: usize,
     /// Bytes written between two flushes, more when much waits: a commit waits for them.
     pub step: usize,

@@ -207,11 +207,7 @@ impl Writer {
         {
             return Wait::AtMost(LOOK_AGAIN);
         }
-        if self.purge_below.is_some()
-            || self.install.is_some()
-            || self.old.state.is_some()
-            || !self.stale.is_empty()
-        {
+        if self.has_steps() {
             return Wait::AtMost(Duration::ZERO);
         }
         let guard = self.guard.as_ref().and_then(Guard::due_in);
@@ -418,11 +414,16 @@ impl Writer {
         if let Some(guard) = self.guard.as_mut().filter(|guard| guard.is_due()) {
             guard.sync()?;
         }
-        Ok(self.behind.wait() == Some(Duration::ZERO)
+        Ok(self.has_steps())
+    }
+
+    /// Is there work that is not urgent and need not wait?
+    fn has_steps(&self) -> bool {
+        self.behind.wait() == Some(Duration::ZERO)
             || self.purge_below.is_some()
             || self.install.is_some()
             || self.old.state.is_some()
-            || !self.stale.is_empty())
+            || !self.stale.is_empty()
     }
 
     fn step_install(&mut self) -> io::Result<()> {
