@@ -50,17 +50,22 @@ impl Place {
     }
 }
 
-/// The certificate for the peers' port that lies in `etc`.
-pub(crate) fn load_tls(etc: &Path) -> Result<PeerTls> {
-    let read = |name: &str| {
+/// The certificate for the peers' port that lies in `etc`, if all of it does.
+pub(crate) fn load_tls(etc: &Path) -> Result<Option<PeerTls>> {
+    let [ca, certificate, key] = ["ca.pem", "cert.pem", "key.pem"].map(|name| {
         let path = file(etc, name);
-        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-    };
-    Ok(PeerTls {
-        ca: read("ca.pem")?,
-        certificate: read("cert.pem")?,
-        key: read("key.pem")?,
-    })
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    });
+    let all = ca?.zip(certificate?).zip(key?);
+    Ok(all.map(|((ca, certificate), key)| PeerTls {
+        ca,
+        certificate,
+        key,
+    }))
 }
 
 pub(crate) fn save_tls(etc: &Path, tls: &PeerTls) -> Result<()> {
@@ -125,5 +130,20 @@ mod tests {
         assert_eq!(place.cluster().unwrap(), 5);
         let mode = fs::metadata(etc.path().join("peer/server.json")).unwrap();
         assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_none() {
+        let etc = tempfile::tempdir().unwrap();
+        assert!(load_tls(etc.path()).unwrap().is_none());
+        let tls = PeerTls {
+            ca: "ca".into(),
+            certificate: "cert".into(),
+            key: "key".into(),
+        };
+        save_tls(etc.path(), &tls).unwrap();
+        assert_eq!(load_tls(etc.path()).unwrap().unwrap().key, "key");
+        fs::remove_file(file(etc.path(), "key.pem")).unwrap();
+        assert!(load_tls(etc.path()).unwrap().is_none());
     }
 }

@@ -16,6 +16,7 @@ use caravel_peers::{GrpcTransport, Member, PeerTls, RosterError, Served, roster}
 use caravel_rpc::cluster::v1::SignServerRequest;
 use caravel_rpc::peer::v1::AdmitRequest;
 use caravel_store::{CommitError, Identity, Lost, OpenError, Store, StoreConfig, Target};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -25,6 +26,9 @@ use tonic::Code;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often a server that waits says so.
 const SAY: Duration = Duration::from_secs(10);
+/// Neither the disk nor the files beside the keys tell what to show the other servers.
+const NO_TLS: &str = "the certificate for the other servers is lost: its files are not in the directory peer beside the keys. \
+                      Put them back from a backup of the machine, or move the data directory away and join again with --join URL --token TOKEN";
 /// How long a leader that ends tries to hand over.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
@@ -91,7 +95,7 @@ pub(crate) async fn open(config: &ServerConfig, listener: TcpListener) -> Result
         Start::Ask => Some(ask(config, &transport).await?),
     };
     let store = open_store(config, place.as_ref(), transport.clone()).await?;
-    let (authority, tls) = credentials(config, &store, place.as_ref()).await?;
+    let (authority, tls) = credentials(&config.etc_dir, &store, place.as_ref()).await?;
     transport.speak_as(store.identity(), tls.clone());
     let served = caravel_peers::serve(listener, &tls, &store, transport.clone())
         .context("serve the peers' port")?;
@@ -224,7 +228,8 @@ async fn mended(
         }
     }
     tracing::warn!(what = %lost.what, "the objects cannot be read: asking another server for its own");
-    transport.speak_as(lost.identity, place::load_tls(&config.etc_dir)?);
+    let tls = place::load_tls(&config.etc_dir)?.context(NO_TLS)?;
+    transport.speak_as(lost.identity, tls);
     let mut said = Said::new();
     loop {
         for target in &targets {
@@ -249,19 +254,19 @@ async fn mended(
 
 /// The authority, where this replica has it or founds it, and what to show peers.
 async fn credentials(
-    config: &ServerConfig,
+    etc: &Path,
     store: &Store,
     place: Option<&Place>,
 ) -> Result<(Option<Authority>, PeerTls)> {
-    let known = match authority::local(store)? {
-        Some(authority) => Some(authority),
-        None if place.is_none_or(|place| place.founder) => {
-            Some(authority::load_or_create(store).await?)
+    let authority = match (authority::local(store)?, place::load_tls(etc)?) {
+        (Some(authority), _) => authority,
+        // The replica lost its newest entries to a power cut. A founder's too: others may have joined since, and without its
+        // certificate it reaches none of them.
+        (None, Some(tls)) if place.is_some() => return Ok((None, tls)),
+        (None, _) if place.is_none_or(|place| place.founder) => {
+            authority::load_or_create(store).await?
         }
-        None => None,
-    };
-    let Some(authority) = known else {
-        return Ok((None, place::load_tls(&config.etc_dir)?));
+        (None, _) => bail!(NO_TLS),
     };
     let issued = authority.issue_peer(store.identity().node)?;
     let tls = PeerTls {
@@ -269,7 +274,7 @@ async fn credentials(
         certificate: issued.cert_pem,
         key: issued.key_pem,
     };
-    place::save_tls(&config.etc_dir, &tls)?;
+    place::save_tls(etc, &tls)?;
     Ok((Some(authority), tls))
 }
 
@@ -493,5 +498,40 @@ mod tests {
         assert_eq!(is(false, Some(member.clone()), false), None);
         assert_eq!(is(false, Some(member), true), Some(Start::Ask));
         assert_eq!(is(false, Some(place(true, true)), false), None);
+    }
+
+    #[tokio::test]
+    async fn a_founder_whose_newest_entries_are_lost_shows_the_certificate_it_had() {
+        let etc = tempfile::tempdir().unwrap();
+        let store = Store::memory().await.unwrap();
+        let place = Place {
+            cluster: String::new(),
+            id: 1,
+            founder: true,
+            admitted: true,
+            peers: Vec::new(),
+        };
+        let joined = Place {
+            founder: false,
+            ..place.clone()
+        };
+        let lost = credentials(etc.path(), &store, Some(&joined)).await;
+        assert!(lost.is_err());
+        let had = PeerTls {
+            ca: "ca".into(),
+            certificate: "certificate".into(),
+            key: "key".into(),
+        };
+        place::save_tls(etc.path(), &had).unwrap();
+        let (authority, tls) = credentials(etc.path(), &store, Some(&place)).await.unwrap();
+        assert!(authority.is_none());
+        assert_eq!(tls.certificate, had.certificate);
+        // It writes nothing before it has met the others.
+        assert!(authority::local(&store).unwrap().is_none());
+
+        // What an older cluster left on a machine that begins one is not believed.
+        let (authority, tls) = credentials(etc.path(), &store, None).await.unwrap();
+        assert!(authority.is_some());
+        assert_ne!(tls.certificate, had.certificate);
     }
 }
