@@ -177,6 +177,8 @@ pub struct WriteBehind {
     pub bytes: usize,
     /// Bytes written between two flushes, more when much waits: a commit waits for them.
     pub step: usize,
+    /// Between two steps that no flush separates.
+    pub pace: Duration,
 }
 
 impl Default for WriteBehind {
@@ -185,6 +187,7 @@ impl Default for WriteBehind {
             after: Duration::from_secs(5),
             bytes: 16 << 20,
             step: 8 << 10,
+            pace: Duration::from_millis(5),
         }
     }
 }

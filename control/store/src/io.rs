@@ -489,6 +489,7 @@ impl Writer {
         }
         self.flushes.add(begun.elapsed());
         self.flushed = self.log_end;
+        self.behind.flushed();
         // A vote is not answered before both files hold it.
         match &self.guard {
             Some(guard) if guard.testimony().vote != self.vote => self.witness(),

@@ -540,6 +540,7 @@ fn config(id: u64) -> StoreConfig {
                 after: Duration::from_millis(500),
                 bytes: 4 << 10,
                 step: 200,
+                pace: Duration::from_millis(5),
             },
             ..Limits::default()
         },

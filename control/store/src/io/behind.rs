@@ -54,6 +54,8 @@ pub(crate) struct Behind {
 struct Writing {
     rest: btree_map::IntoIter<Key, Option<Arc<Entry>>>,
     applied: Applied,
+    /// Not before then, unless a flush takes the last step along sooner: what is written together, a commit waits for.
+    next: Instant,
 }
 
 /// What a state on a disk lacked, after its log was redone over it.
@@ -107,6 +109,13 @@ impl Behind {
         self.since.get_or_insert_with(Instant::now);
     }
 
+    /// What was written so far is on the disk.
+    pub fn flushed(&mut self) {
+        if let Some(writing) = &mut self.writing {
+            writing.next = Instant::now();
+        }
+    }
+
     /// When there is something to do: at once, after some time, or not before something comes.
     pub fn wait(&self) -> Option<Duration> {
         self.objects_in()
@@ -116,8 +125,8 @@ impl Behind {
     }
 
     fn objects_in(&self) -> Option<Duration> {
-        if self.writing.is_some() {
-            return Some(Duration::ZERO);
+        if let Some(writing) = &self.writing {
+            return Some(writing.next.saturating_duration_since(Instant::now()));
         }
         let since = self.since?;
         let hurry = self.bytes > self.limits.bytes
@@ -143,9 +152,13 @@ impl Writer {
         if self.behind.objects_in() != Some(Duration::ZERO) {
             return Ok(());
         }
-        if self.behind.writing.is_none() {
-            return self.begin_behind();
+        match self.behind.writing {
+            Some(_) => self.write_some(),
+            None => self.begin_behind(),
         }
+    }
+
+    fn write_some(&mut self) -> io::Result<()> {
         let most = self.behind.limits.step.max(self.behind.bytes / STEPS);
         let mut bytes = 0;
         let mut ops: Vec<StateOp> = Vec::new();
@@ -157,6 +170,9 @@ impl Writer {
             ops.push(self.object(key, entry));
         }
         if !ops.is_empty() {
+            if let Some(writing) = &mut self.behind.writing {
+                writing.next = Instant::now() + self.behind.limits.pace;
+            }
             return self.backend.state(self.generation, ops, None);
         }
         match self.behind.writing.take() {
@@ -171,11 +187,11 @@ impl Writer {
             return Ok(());
         }
         while self.behind.writing.is_some() {
-            self.step_behind()?;
+            self.write_some()?;
         }
         self.begin_behind()?;
         while self.behind.writing.is_some() {
-            self.step_behind()?;
+            self.write_some()?;
         }
         Ok(())
     }
@@ -207,6 +223,7 @@ impl Writer {
         self.behind.writing = Some(Writing {
             rest: changed.into_iter(),
             applied: redo.until,
+            next: Instant::now(),
         });
         Ok(())
     }

@@ -24,6 +24,7 @@ fn config(digests: &Digests) -> StoreConfig {
         after: Duration::from_millis(40),
         bytes: 2000,
         step: 100,
+        pace: Duration::from_millis(1),
     };
     StoreConfig {
         limits: Limits {
