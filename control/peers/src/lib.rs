@@ -7,6 +7,7 @@ mod call;
 mod caller;
 mod client;
 mod incoming;
+mod line;
 pub mod membership;
 pub mod roster;
 mod service;

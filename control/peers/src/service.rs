@@ -4,6 +4,7 @@ use crate::Caller;
 use crate::call::{malformed, stopped};
 use crate::client::{MESSAGE, REMOVED, parts};
 use crate::incoming::{Incoming, PartError, Transfer};
+use crate::line::Lines;
 use crate::membership::{Membership, MembershipError};
 use crate::roster::Member;
 use caravel_rpc::peer::v1::change_request::Change;
@@ -20,7 +21,7 @@ use caravel_store::{
 };
 use futures::StreamExt as _;
 use futures::future::ready;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use openraft::alias::SnapshotOf;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(crate) struct PeerService {
     pub membership: Membership,
     pub peer: Peer,
     pub incoming: Arc<Incoming>,
+    pub lines: Lines,
 }
 
 impl PeerService {
@@ -147,6 +149,8 @@ impl PeerRpc for PeerService {
     ) -> Result<Response<Self::AppendsStream>, Status> {
         let caller = self.check(&request)?;
         let peer = self.peer.clone();
+        let line = Arc::new(self.lines.from(caller.from));
+        let ended = line.clone();
         // A broken stream or a message that cannot be read ends the appends; the leader begins anew.
         let requests = request
             .into_inner()
@@ -159,10 +163,15 @@ impl PeerRpc for PeerService {
                 }
                 read
             })
+            .chain(stream::once(async move {
+                ended.end();
+                None
+            }))
             .take_while(|read: &Option<AppendEntriesRequest<TypeConfig>>| ready(read.is_some()))
             .filter_map(ready);
         let peer = self.peer.clone();
         let answers = self.peer.appends(requests).map(move |answer| {
+            let _ = &line;
             let answer = answer.map_err(|error| stopped(&error))?;
             Ok(Frame {
                 body: wire::encode(&answer),
@@ -197,7 +206,8 @@ impl PeerRpc for PeerService {
         &self,
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<Frame>, Status> {
-        self.check(&request)?;
+        let caller = self.check(&request)?;
+        let line = self.lines.from(caller.from);
         let mut parts = request.into_inner();
         let Some(SnapshotPart {
             part: Some(Part::Begin(begin)),
@@ -218,6 +228,7 @@ impl PeerRpc for PeerService {
             snapshot: image,
         };
         let answer = self.peer.snapshot(head.vote, snapshot).await;
+        line.end();
         tracing::info!("a snapshot was installed");
         Ok(self.frame(&answer.map_err(|error| stopped(&error))?))
     }

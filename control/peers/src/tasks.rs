@@ -2,6 +2,7 @@
 
 use crate::client::GrpcTransport;
 use crate::incoming::{Incoming, KEEP};
+use crate::line::Lines;
 use crate::membership::Membership;
 use crate::service::PeerService;
 use crate::tls::PeerTls;
@@ -52,6 +53,7 @@ pub fn serve(
         membership: Membership::new(store.clone(), transport),
         peer: store.peer(),
         incoming: incoming.clone(),
+        lines: Lines::new(store.peer()),
     };
     let router = Server::builder()
         .tls_config(tls.serving())?

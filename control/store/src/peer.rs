@@ -19,7 +19,7 @@ use openraft::raft::{
 };
 use openraft::{AnyError, ReadPolicy};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::level::Halt;
 use crate::raft::machine::Image;
@@ -27,6 +27,9 @@ use crate::raft::transport::{ForwardError, Target, Transport};
 use crate::raft::{Batch, Command, LogId, Outcomes, Raft, TypeConfig};
 use crate::room::Alarm;
 use crate::wire::SnapshotHead;
+
+/// How often voters ask for votes after their leader's end before they leave it to their clocks.
+const ROUNDS: usize = 10;
 
 type Fatal = openraft::errors::Fatal<TypeConfig>;
 
@@ -146,6 +149,44 @@ impl Peer {
         request: TransferLeaderRequest<TypeConfig>,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Fatal> {
         self.raft.handle_transfer_leader(request).await
+    }
+
+    /// Whom this replica follows.
+    pub fn leader(&self) -> Option<Target> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
+        let node = metrics.membership_config.membership().get_node(&leader)?;
+        Some(Target {
+            id: leader,
+            address: node.addr.clone(),
+        })
+    }
+
+    /// The process of `leader` is known to have ended: whoever follows it need not wait until it was silent for long.
+    ///
+    /// Harmless where that is not so: others, and a leader that lives, refuse the pre-vote that this asks for, and vouch
+    /// for the leader until it is silent. Safe in any case, as every election is.
+    pub async fn leader_ended(&self, leader: u64) {
+        let pause = Duration::from_millis(self.raft.config().heartbeat_interval);
+        for round in 0..ROUNDS {
+            let metrics = self.raft.metrics().borrow_watched().clone();
+            let mut voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+            voters.retain(|id| *id != leader);
+            let rank = voters.iter().position(|id| *id == metrics.id);
+            let (Some(rank), true) = (rank, metrics.current_leader == Some(leader)) else {
+                return;
+            };
+            // From now on this replica believes whoever else asks.
+            let request = TransferLeaderRequest::new(metrics.vote, leader, None);
+            if self.raft.handle_transfer_leader(request).await.is_err() {
+                return;
+            }
+            // One after the other, lest each votes for itself. Who lacks entries is refused, and the next one's turn comes.
+            if round % voters.len() == rank && self.raft.trigger().elect(true).await.is_err() {
+                return;
+            }
+            sleep(pause).await;
+        }
     }
 
     /// A follower's users' writes.

@@ -164,6 +164,41 @@ async fn any_replica_takes_writes_and_current_reads() {
         .unwrap();
 }
 
+/// Their clocks would wait for two minutes.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_process_ended_is_replaced_without_waiting_for_its_silence() {
+    let cluster = Cluster::new(|_| StoreConfig {
+        timing: Timing {
+            election_min: Duration::from_secs(120),
+            election_max: Duration::from_secs(180),
+            ..quick()
+        },
+        ..StoreConfig::memory()
+    })
+    .await;
+    let old = cluster.leader(None).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let written = cluster.commit(old, put("a", Expect::Any)).await;
+    cluster.all_reach(written).await;
+
+    // One errs: the others vouch for the leader.
+    let epoch = *cluster.stores[&old].leadership().borrow();
+    cluster.stores[&others[0]].peer().leader_ended(old).await;
+    assert_eq!(*cluster.stores[&old].leadership().borrow(), epoch);
+    cluster.commit(others[0], put("a", Expect::Any)).await;
+
+    // The first in order lacks what was written while it was cut off, so that it is the other's turn.
+    cluster.links.isolate(others[0]);
+    let last = cluster.commit(old, put("b", Expect::Absent)).await;
+    cluster.links.leave(old);
+    cluster.links.heal();
+    let peers = others.iter().map(|id| cluster.stores[id].peer());
+    futures::future::join_all(peers.map(|peer| async move { peer.leader_ended(old).await })).await;
+    assert_eq!(cluster.leader(Some(old)).await, others[1]);
+    let next = cluster.commit(others[0], put("c", Expect::Absent)).await;
+    assert!(next > last);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cut_off_leader_is_replaced_and_loses_nothing_acknowledged() {
     let cluster = Cluster::new(in_memory).await;
