@@ -49,8 +49,10 @@ async fn lines(path: &Path, count: usize) -> Vec<String> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
         let text = std::fs::read_to_string(path).unwrap();
-        if text.lines().count() >= count {
-            return text.lines().map(shown).collect();
+        // The last line may be half written.
+        if text.matches('\n').count() >= count {
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            return whole.lines().map(shown).collect();
         }
         assert!(tokio::time::Instant::now() < deadline, "only: {text}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -258,15 +258,16 @@ async fn credentials(
     store: &Store,
     place: Option<&Place>,
 ) -> Result<(Option<Authority>, PeerTls)> {
-    let authority = match (authority::local(store)?, place::load_tls(etc)?) {
-        (Some(authority), _) => authority,
+    let founds = place.is_none_or(|place| place.founder);
+    let authority = match authority::local(store)? {
+        Some(authority) => authority,
         // The replica lost its newest entries to a power cut. A founder's too: others may have joined since, and without its
         // certificate it reaches none of them.
-        (None, Some(tls)) if place.is_some() => return Ok((None, tls)),
-        (None, _) if place.is_none_or(|place| place.founder) => {
-            authority::load_or_create(store).await?
-        }
-        (None, _) => bail!(NO_TLS),
+        None => match place::load_tls(etc)? {
+            Some(tls) if place.is_some() => return Ok((None, tls)),
+            _ if founds => authority::load_or_create(store).await?,
+            _ => bail!(NO_TLS),
+        },
     };
     let issued = authority.issue_peer(store.identity().node)?;
     let tls = PeerTls {

@@ -164,16 +164,24 @@ impl Peer {
 
     /// The process of `leader` is known to have ended: whoever follows it need not wait until it was silent for long.
     ///
-    /// Harmless where that is not so: others, and a leader that lives, refuse the pre-vote that this asks for, and vouch
-    /// for the leader until it is silent. Safe in any case, as every election is.
+    /// Harmless where one errs: others, and a leader that lives, refuse the pre-vote that this asks for. But one that erred no
+    /// longer vouches for this leader against others. Safe in any case, as every election is.
     pub async fn leader_ended(&self, leader: u64) {
+        let begun = Instant::now();
+        let term = self.raft.metrics().borrow_watched().current_term;
         let pause = Duration::from_millis(self.raft.config().heartbeat_interval);
         for round in 0..ROUNDS {
             let metrics = self.raft.metrics().borrow_watched().clone();
             let mut voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
             voters.retain(|id| *id != leader);
             let rank = voters.iter().position(|id| *id == metrics.id);
-            let (Some(rank), true) = (rank, metrics.current_leader == Some(leader)) else {
+            let follows = metrics.current_leader == Some(leader) && metrics.current_term == term;
+            // What it had said already may be heard a little later.
+            let speaks = |ago| ago + pause < begun.elapsed();
+            if !follows || self.heard.since().is_some_and(speaks) {
+                return;
+            }
+            let Some(rank) = rank else {
                 return;
             };
             // From now on this replica believes whoever else asks.

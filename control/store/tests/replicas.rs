@@ -190,8 +190,8 @@ async fn a_leader_whose_process_ended_is_replaced_without_waiting_for_its_silenc
     // The first in order lacks what was written while it was cut off, so that it is the other's turn.
     cluster.links.isolate(others[0]);
     let last = cluster.commit(old, put("b", Expect::Absent)).await;
-    cluster.links.leave(old);
     cluster.links.heal();
+    cluster.links.isolate(old);
     let peers = others.iter().map(|id| cluster.stores[id].peer());
     futures::future::join_all(peers.map(|peer| async move { peer.leader_ended(old).await })).await;
     assert_eq!(cluster.leader(Some(old)).await, others[1]);

@@ -25,6 +25,8 @@ use crate::state::redo::Skipped;
 
 /// So many steps at most to write what waits: they grow with it, lest it grows without end.
 const STEPS: usize = 64;
+/// And so many where nothing more comes: at the default pace, some seconds.
+const PACED_STEPS: usize = 512;
 /// What takes no more steps than this is written in one.
 const LITTLE: usize = 4;
 /// What had no effect is remembered only so far before objects are written.
@@ -53,6 +55,8 @@ pub(crate) struct Behind {
 
 struct Writing {
     rest: btree_map::IntoIter<Key, Option<Arc<Entry>>>,
+    /// Of all of it.
+    bytes: usize,
     applied: Applied,
     /// Not before then, unless a flush takes the last step along sooner: what is written together, a commit waits for.
     next: Instant,
@@ -125,17 +129,13 @@ impl Behind {
     }
 
     fn objects_in(&self) -> Option<Duration> {
-        if let Some(writing) = &self.writing {
-            return Some(writing.next.saturating_duration_since(Instant::now()));
+        let much = self.bytes > self.limits.bytes || self.skipped.len() > SKIPPED;
+        match &self.writing {
+            _ if much => Some(Duration::ZERO),
+            Some(writing) => Some(writing.next.saturating_duration_since(Instant::now())),
+            None if self.since.is_some() && self.purge > self.written => Some(Duration::ZERO),
+            None => Some(self.limits.after.saturating_sub(self.since?.elapsed())),
         }
-        let since = self.since?;
-        let hurry = self.bytes > self.limits.bytes
-            || self.skipped.len() > SKIPPED
-            || self.purge > self.written;
-        Some(match hurry {
-            true => Duration::ZERO,
-            false => self.limits.after.saturating_sub(since.elapsed()),
-        })
     }
 }
 
@@ -159,7 +159,13 @@ impl Writer {
     }
 
     fn write_some(&mut self) -> io::Result<()> {
-        let most = self.behind.limits.step.max(self.behind.bytes / STEPS);
+        let all = self
+            .behind
+            .writing
+            .as_ref()
+            .map_or(0, |writing| writing.bytes);
+        let grown = (self.behind.bytes / STEPS).max(all / PACED_STEPS);
+        let most = self.behind.limits.step.max(grown);
         let mut bytes = 0;
         let mut ops: Vec<StateOp> = Vec::new();
         while bytes < most
@@ -222,6 +228,7 @@ impl Writer {
         self.put_meta(names::REDO, &record)?;
         self.behind.writing = Some(Writing {
             rest: changed.into_iter(),
+            bytes,
             applied: redo.until,
             next: Instant::now(),
         });
