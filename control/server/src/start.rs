@@ -24,11 +24,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts at what a lost leader interrupted.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Runs a server until `shutdown`.
 ///
@@ -43,8 +45,8 @@ async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> 
     let started = Instant::now();
     config.check()?;
     directories(&config)?;
-    let listener = listen(config.listen).await?;
-    let peers = listen(SocketAddr::new(config.listen.ip(), config.peer_port)).await?;
+    let door = bind(config.listen)?;
+    let peers = listen(bind(SocketAddr::new(config.listen.ip(), config.peer_port))?)?;
     let Some(opened) = shutdown
         .run_until_cancelled(Box::pin(quorum::open(&config, peers)))
         .await
@@ -73,7 +75,7 @@ async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> 
     running.quorum(store, quorum.transport());
     running.rotation(quorum.membership.clone());
     running.level(quorum.membership.clone());
-    running.api(api, listener, tls);
+    running.api(api, listen(door)?, tls);
     kubeconfig::write(
         &authority,
         &config.kubeconfig_path(),
@@ -121,11 +123,29 @@ fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }
 
-/// Bound early, so that a port in use is said before anything else is done; connections wait in the backlog.
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address}: is another program running on this port?"))
+/// Takes a port early, so that one in use is said before anything else is done. Until [`listen`] it refuses connections:
+/// a client goes to another server instead of waiting for this one, which may itself wait for a majority.
+fn bind(address: SocketAddr) -> Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let bound = socket.and_then(|socket| {
+        // Connections of a server that ended a moment ago do not keep the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    });
+    bound.with_context(|| in_use(address))
+}
+
+fn listen(socket: TcpSocket) -> Result<TcpListener> {
+    let address = socket.local_addr()?;
+    socket.listen(BACKLOG).with_context(|| in_use(address))
+}
+
+fn in_use(address: SocketAddr) -> String {
+    format!("listen on {address}: is another program running on this port?")
 }
 
 fn make_api(
@@ -182,5 +202,24 @@ fn settings(config: &ServerConfig, store: &Store, authority: &caravel_auth::Auth
             .node_grace_seconds
             .unwrap_or(defaults.node_grace_seconds),
         ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bind, listen};
+    use tokio::net::TcpStream;
+
+    #[tokio::test]
+    async fn a_port_taken_refuses_until_it_is_listened_on() {
+        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let early = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(early.kind(), std::io::ErrorKind::ConnectionRefused);
+        let listener = listen(socket).unwrap();
+        assert!(TcpStream::connect(address).await.is_ok());
+        let second = bind(address).unwrap_err();
+        assert!(second.to_string().contains("another program"), "{second}");
+        drop(listener);
     }
 }

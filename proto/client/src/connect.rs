@@ -85,7 +85,7 @@ pub async fn from_kubeconfig(text: &str) -> Result<kube::Client, ConnectError> {
     connect(&kubeconfig.config()).await
 }
 
-pub(crate) async fn first_reachable(servers: &[String]) -> Result<String, ConnectError> {
+async fn first_reachable(servers: &[String]) -> Result<String, ConnectError> {
     let mut refused = Vec::new();
     for server in servers {
         let address = authority(server)?;
