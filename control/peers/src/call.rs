@@ -19,7 +19,7 @@ pub(crate) fn unreached(status: &Status) -> bool {
 }
 
 /// A peer that refuses this server will do so again: no use in trying at once.
-fn settled(status: &Status) -> bool {
+pub(crate) fn settled(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::PermissionDenied | Code::FailedPrecondition | Code::Unavailable

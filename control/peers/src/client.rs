@@ -4,6 +4,7 @@
 //! open). Until [`GrpcTransport::speak_as`] this server has no certificate, and everybody is unreachable.
 
 use crate::call::{forwarded, late, malformed, rpc, streaming};
+use crate::heard::Heard;
 use crate::{Caller, PeerTls};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -33,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
@@ -57,9 +57,6 @@ const BREAKS: usize = 5;
 /// In flight towards one server.
 const WINDOW: u32 = 8 << 20;
 
-/// Metadata of an answer that tells a server it was removed.
-pub(crate) const REMOVED: &str = "caravel-removed";
-
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Lane {
     /// Heartbeats, votes, writes and barriers.
@@ -78,9 +75,7 @@ struct Me {
 pub struct GrpcTransport {
     me: Mutex<Option<Arc<Me>>>,
     channels: Mutex<BTreeMap<(u64, Lane), (String, Channel)>>,
-    removed: watch::Sender<bool>,
-    /// Who answered last that its disk is full.
-    full: Arc<Mutex<BTreeSet<u64>>>,
+    heard: Arc<Heard>,
 }
 
 impl GrpcTransport {
@@ -104,7 +99,7 @@ impl GrpcTransport {
     /// Becomes true when a peer says that this server was removed from the cluster.
     #[must_use]
     pub fn removed(&self) -> watch::Receiver<bool> {
-        self.removed.subscribe()
+        self.heard.removed()
     }
 
     fn client(&self, to: &Target, lane: Lane) -> Result<(PeerClient<Channel>, Caller), Status> {
@@ -152,17 +147,10 @@ impl GrpcTransport {
         match timeout(within, ask(client, request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => {
-                self.note(status.metadata());
+                self.heard.failure(&status);
                 Err(status)
             }
             Err(_) => Err(late()),
-        }
-    }
-
-    fn note(&self, metadata: &MetadataMap) {
-        if metadata.contains_key(REMOVED) {
-            self.removed
-                .send_if_modified(|removed| !std::mem::replace(removed, true));
         }
     }
 
@@ -180,8 +168,11 @@ impl GrpcTransport {
             body: wire::encode(request),
             full: false,
         };
-        let answer = self.call(to, Lane::Prompt, within, frame, ask).await?;
-        note_room(&self.full, to.id, answer.full);
+        let answer = self
+            .call(to, Lane::Prompt, within, frame, ask)
+            .await
+            .inspect_err(|status| self.heard.refusal(to.id, status))?;
+        self.heard.answer(to.id, answer.full);
         wire::decode(&answer.body).map_err(|error| malformed(&error))
     }
 
@@ -361,15 +352,6 @@ impl GrpcTransport {
     }
 }
 
-/// Heartbeats, which are appends, ask often enough, also for the news that there is room again.
-fn note_room(known: &Mutex<BTreeSet<u64>>, id: u64, full: bool) {
-    let mut known = known.lock();
-    match full {
-        true => known.insert(id),
-        false => known.remove(&id),
-    };
-}
-
 /// The peer itself said no; trying again changes nothing.
 fn answered(status: &Status) -> bool {
     matches!(
@@ -459,7 +441,7 @@ impl Transport for GrpcTransport {
     }
 
     fn full(&self) -> BTreeSet<u64> {
-        self.full.lock().clone()
+        self.heard.full()
     }
 
     async fn appends(
@@ -483,14 +465,15 @@ impl Transport for GrpcTransport {
         caller.sign(&mut request);
         let begun = timeout(STREAM_WITHIN, client.appends(request).boxed()).await;
         let answers = begun.unwrap_or_else(|_| Err(late())).map_err(|status| {
-            self.note(status.metadata());
+            self.heard.failure(&status);
+            self.heard.refusal(to.id, &status);
             rpc(status)
         })?;
         // Ends where the peer ends it: with the requests, or after a refusal.
-        let (known, id) = (self.full.clone(), to.id);
+        let (heard, id) = (self.heard.clone(), to.id);
         let read = answers.into_inner().map(move |answer| {
             let frame = answer.map_err(rpc)?;
-            note_room(&known, id, frame.full);
+            heard.answer(id, frame.full);
             wire::decode::<StreamAppendResult<TypeConfig>>(&frame.body)
                 .map_err(|error| rpc(malformed(&error)))
         });

@@ -6,6 +6,7 @@
 mod call;
 mod caller;
 mod client;
+mod heard;
 mod incoming;
 mod line;
 pub mod membership;

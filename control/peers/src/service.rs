@@ -2,7 +2,8 @@
 
 use crate::Caller;
 use crate::call::{malformed, stopped};
-use crate::client::{MESSAGE, REMOVED, parts};
+use crate::client::{MESSAGE, parts};
+use crate::heard::REMOVED;
 use crate::incoming::{Incoming, PartError, Transfer};
 use crate::line::Lines;
 use crate::membership::{Membership, MembershipError};

@@ -116,9 +116,9 @@ async fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
 
 fn log_to_stderr(cli: &cli::Cli) {
     use tracing_subscriber::EnvFilter;
-    // Lab commands speak to a person by themselves.
+    // Lab commands speak to a person by themselves; each heartbeat that fails says nothing that is not said elsewhere.
     let default = if cli.command.is_daemon() {
-        "info,kube_client::client::builder=off,tower=warn,openraft=warn,hyper=warn,hickory_server=warn"
+        "info,kube_client::client::builder=off,tower=warn,openraft=warn,openraft::core::heartbeat=error,hyper=warn,hickory_server=warn"
     } else {
         "warn,openraft=error,kube_client=off"
     };
