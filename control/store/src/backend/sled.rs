@@ -146,6 +146,10 @@ fn failed(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(error) => error,
         sled::Error::Corruption { .. } => damaged(error.to_string()),
+        // Its settings, which are never changed, are read as others; sled blames another version of itself.
+        sled::Error::Unsupported(why) => {
+            damaged(format!("its file conf is not as it was written: {why}"))
+        }
         other => io::Error::other(other.to_string()),
     }
 }
@@ -527,6 +531,27 @@ mod tests {
         let found = backend.read_log(29, 30).unwrap();
         assert_eq!(found, vec![(29, record(29).collect())]);
         assert_eq!(blobs(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_bit_of_its_settings_that_turned_over_is_damage_or_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(SledBackend::open(dir.path(), 1 << 20).unwrap());
+        let conf = dir.path().join("conf");
+        let whole = fs::read(&conf).unwrap();
+        let mut noticed = 0;
+        for (at, bit) in (0..whole.len()).flat_map(|at| [(at, 1), (at, 0x80)]) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= bit;
+            fs::write(&conf, bytes).unwrap();
+            if let Err(error) = SledBackend::open(dir.path(), 1 << 20) {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{at}: {error}");
+                noticed += 1;
+            }
+        }
+        assert!(noticed > 0);
+        fs::write(&conf, whole).unwrap();
+        drop(SledBackend::open(dir.path(), 1 << 20).unwrap());
     }
 
     #[test]
