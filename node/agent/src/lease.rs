@@ -3,6 +3,7 @@
 //! Follows pkg/kubelet's use of component-helpers/apimachinery/lease.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use caravel_api::time;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -15,18 +16,37 @@ use crate::world::World;
 const NAMESPACE: &str = "kube-node-lease";
 /// Seconds after which the node counts as gone.
 const DURATION: i32 = 40;
+/// After a first failure; doubled with each further one.
+const AGAIN: Duration = Duration::from_millis(200);
+/// The longest pause between failures: several of them must fit into the time after which the node counts as gone.
+const MOST: Duration = Duration::from_secs(7);
 
 pub(crate) async fn keep(world: Arc<World>, node_uid: String) {
-    let mut tick = tokio::time::interval(world.config.lease_renew);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failures = 0;
     loop {
+        failures = match renew(&world, &node_uid).await {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::warn!(%error, "lease not renewed");
+                failures + 1
+            }
+        };
+        let pause = pause(world.config.lease_renew, failures);
         tokio::select! {
             () = world.shutdown.cancelled() => return,
-            _ = tick.tick() => {}
+            () = tokio::time::sleep(pause) => {}
         }
-        if let Err(error) = renew(&world, &node_uid).await {
-            tracing::warn!(%error, "lease not renewed");
-        }
+    }
+}
+
+/// Until the next renewal, after so many failures in a row.
+fn pause(period: Duration, failures: u32) -> Duration {
+    match failures {
+        0 => period,
+        _ => AGAIN
+            .saturating_mul(1 << (failures - 1).min(8))
+            .min(MOST)
+            .min(period),
     }
 }
 
@@ -69,5 +89,27 @@ async fn renew(world: &World, node_uid: &str) -> kube::Result<()> {
                 .map(drop)
         }
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_tried_again_long_before_the_node_counts_as_gone() {
+        let period = Duration::from_secs(10);
+        for (failures, expected) in [
+            (0, 10_000),
+            (1, 200),
+            (2, 400),
+            (6, 6_400),
+            (7, 7_000),
+            (u32::MAX, 7_000),
+        ] {
+            let expected = Duration::from_millis(expected);
+            assert_eq!(pause(period, failures), expected, "{failures}");
+        }
+        assert_eq!(pause(Duration::from_secs(1), 9), Duration::from_secs(1));
     }
 }
