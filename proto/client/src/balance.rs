@@ -6,6 +6,8 @@
 
 use crate::connect::{self, Config, Credential};
 use crate::tasks;
+use futures::FutureExt as _;
+use futures::future::select_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,35 +157,39 @@ async fn accept(listener: TcpListener, places: Places) {
 }
 
 async fn serve(mut client: TcpStream, places: Vec<Place>) {
-    let Some((mut server, place)) = reach(places).await else {
+    let Some((mut server, place)) = reach(&places).await else {
         return;
     };
     // Small messages; a socket that cannot be set is only slower.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let mut ready = place.ready.subscribe();
     tokio::select! {
         // Either end may close or break; that is their affair.
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = ready.wait_for(|ready| !ready) => {}
+        () = to_be_left(&place, &places) => {}
     }
 }
 
 /// The first server that is ready and takes a connection; when none is ready, the first that takes one.
-async fn reach(places: Vec<Place>) -> Option<(TcpStream, Place)> {
-    let (ready, rest): (Vec<_>, Vec<_>) =
-        places.into_iter().partition(|place| *place.ready.borrow());
-    let only_rest = ready.is_empty();
-    for place in if only_rest { rest } else { ready } {
+async fn reach(places: &[Place]) -> Option<(TcpStream, Place)> {
+    let (ready, rest): (Vec<_>, Vec<_>) = places.iter().partition(|place| *place.ready.borrow());
+    for place in if ready.is_empty() { rest } else { ready } {
         if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(&place.address)).await {
-            // One that is not ready would be left at once.
-            if only_rest {
-                let ready = Arc::new(watch::Sender::new(true));
-                return Some((stream, Place { ready, ..place }));
-            }
-            return Some((stream, place));
+            return Some((stream, place.clone()));
         }
     }
     None
+}
+
+/// Returns when `place` is not ready and another is, or was since: where nobody is ready, any server is as good. One that is
+/// no longer known counts as not ready.
+async fn to_be_left(place: &Place, places: &[Place]) {
+    let mut each: Vec<_> = places.iter().map(|one| one.ready.subscribe()).collect();
+    let somebody = each
+        .iter_mut()
+        .map(|one| one.wait_for(|ready| *ready).boxed());
+    drop(select_all(somebody).await);
+    let mut ready = place.ready.subscribe();
+    let _ = ready.wait_for(|ready| !ready).await;
 }
 
 #[cfg(test)]
@@ -223,11 +229,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_nobody_is_ready_anybody_is_tried() {
-        let (only, listener) = server().await;
-        only.ready.send_replace(false);
-        let (stream, place) = reach(vec![only]).await.unwrap();
-        assert!(*place.ready.borrow());
-        drop((stream, listener));
+    async fn when_nobody_is_ready_anybody_is_tried_until_somebody_is() {
+        let (first, at_first) = server().await;
+        let (second, _at_second) = server().await;
+        let places = vec![first.clone(), second.clone()];
+        for place in &places {
+            place.ready.send_replace(false);
+        }
+        let (_stream, place) = reach(&places).await.unwrap();
+        assert_eq!(place.address, first.address);
+        // Is a connection to the first left, now that this is who is ready?
+        let mut left = Box::pin(to_be_left(&place, &places));
+        let mut left_when = |ready: (bool, bool)| {
+            first.ready.send_replace(ready.0);
+            second.ready.send_replace(ready.1);
+            (&mut left).now_or_never().is_some()
+        };
+        assert!(!left_when((false, false)));
+        assert!(!left_when((true, false)));
+        assert!(!left_when((true, true)));
+        assert!(left_when((false, true)), "as any other that is not ready");
+
+        first.ready.send_replace(false);
+        second.ready.send_replace(false);
+        let mut left = Box::pin(to_be_left(&place, &places));
+        assert!((&mut left).now_or_never().is_none());
+        second.ready.send_replace(true);
+        left.await;
+        drop(at_first);
     }
 }
