@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +52,9 @@ pub fn serve(dir: &Path) -> anyhow::Result<()> {
         fuser::MountOption::DefaultPermissions,
     ];
     config.n_threads = Some(THREADS);
+    // The directory that the mount covers. By its path this process would ask itself, and wait for ever, where a server that
+    // is broken holds on to the mount.
+    let below = std::fs::File::open(dir)?;
     let session = fuser::spawn_mount(shown, dir, &config).context("mount (is there /dev/fuse?)")?;
     let mut answers = std::io::stdout();
     writeln!(answers, "mounted")?;
@@ -84,7 +88,9 @@ pub fn serve(dir: &Path) -> anyhow::Result<()> {
         answers.flush()?;
     }
     drop(session);
-    keep(&disk.lock(), ROOT, dir).with_context(|| format!("write {}", dir.display()))?;
+    let below = format!("/proc/self/fd/{}", below.as_raw_fd());
+    keep(&disk.lock(), ROOT, Path::new(&below))
+        .with_context(|| format!("write {}", dir.display()))?;
     writeln!(answers, "ended")?;
     Ok(())
 }
