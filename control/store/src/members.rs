@@ -9,7 +9,7 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{Instant, timeout_at};
 
 use crate::level::Level;
@@ -21,6 +21,8 @@ use crate::raft::{Raft, TypeConfig};
 const NEARLY: u64 = 256;
 /// A replica that has not answered the leader for this long does not count as living.
 const SILENT: Duration = Duration::from_secs(3);
+/// Until an agreed change shows in the list of members.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// One member as this replica knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,11 +156,19 @@ impl Members {
             Some(member) if member.address == address => return Ok(()),
             Some(_) => {
                 let moved = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
-                return changed(self.raft.change_membership(moved, true).await);
+                changed(self.raft.change_membership(moved, true).await)?;
             }
-            None => {}
+            None => changed(self.raft.add_learner(id, node, false).await)?,
         }
-        changed(self.raft.add_learner(id, node, false).await)
+        // The change is agreed on; what is told of the members follows it a little later.
+        let shows = |metrics: &RaftMetrics<TypeConfig>| {
+            let node = metrics.membership_config.membership().get_node(&id);
+            node.is_some_and(|node| node.addr == address)
+        };
+        let wait = self.raft.wait(Some(TOLD));
+        let told = wait.metrics(shows, "the list of members").await;
+        told.map(|_| ())
+            .map_err(|error| MemberError::Unsettled(error.to_string()))
     }
 
     /// Gives a learner its vote once it has nearly all of the log.
