@@ -431,7 +431,8 @@ impl<'a> Field<'a> {
     async fn damage(&mut self, name: &str, damage: crate::faults::Damage) -> anyhow::Result<()> {
         self.lab.lab("stop", &[name]).await?;
         let done = self.faults.damage(self.lab, name, damage).await?;
-        self.lab.lab("start", &[name]).await?;
+        // It may have refused before the lab looks whether it runs, which the lab then says.
+        let _ = self.lab.lab("start", &[name]).await;
         let client = &self.clients[name];
         let end = Instant::now() + PATIENCE;
         let seen = loop {
