@@ -18,12 +18,17 @@ pub(crate) fn unreached(status: &Status) -> bool {
     false
 }
 
-/// A peer that refuses this server will do so again: no use in trying at once.
-pub(crate) fn settled(status: &Status) -> bool {
+/// Does the peer refuse this server?
+pub(crate) fn refuses(status: &Status) -> bool {
     matches!(
         status.code(),
-        Code::PermissionDenied | Code::FailedPrecondition | Code::Unavailable
+        Code::PermissionDenied | Code::FailedPrecondition
     )
+}
+
+/// A peer that refuses this server will do so again: no use in trying at once.
+fn settled(status: &Status) -> bool {
+    refuses(status) || status.code() == Code::Unavailable
 }
 
 pub(crate) fn rpc(status: Status) -> RPCError<TypeConfig> {

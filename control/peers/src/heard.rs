@@ -1,10 +1,10 @@
 //! What the other servers said last: of themselves, and of this one.
 
-use crate::call::settled;
+use crate::call::refuses;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// Metadata of an answer that tells a server it was removed.
 pub(crate) const REMOVED: &str = "caravel-removed";
@@ -44,7 +44,7 @@ impl Heard {
 
     /// `id` does not follow or vote as it was asked. A refusal comes with every heartbeat and is said once.
     pub(crate) fn refusal(&self, id: u64, status: &Status) {
-        if !settled(status) || status.code() == Code::Unavailable {
+        if !refuses(status) {
             return;
         }
         let why = status.message();

@@ -180,8 +180,7 @@ async fn reach(places: &[Place]) -> Option<(TcpStream, Place)> {
     None
 }
 
-/// Returns when `place` is not ready and another is, or was since: where nobody is ready, any server is as good. One that is
-/// no longer known counts as not ready.
+/// Returns when `place` is not ready although some server is, or was since it was taken: where nobody is ready, any is as good.
 async fn to_be_left(place: &Place, places: &[Place]) {
     let mut each: Vec<_> = places.iter().map(|one| one.ready.subscribe()).collect();
     let somebody = each
