@@ -33,7 +33,7 @@ mod handle;
 mod queue;
 pub(crate) mod reseal;
 
-pub(crate) use behind::{Behind, Redone};
+pub(crate) use behind::{Behind, COMMITTED_AFTER, Redone};
 pub(crate) use handle::{IoHandle, Job, Reply, run};
 pub(crate) use queue::queue;
 use reseal::OldSeals;
@@ -212,7 +212,8 @@ impl Writer {
         }
         let guard = self.guard.as_ref().and_then(Guard::due_in);
         match self.behind.wait().into_iter().chain(guard).min() {
-            Some(time) => Wait::AtMost(time),
+            // What nobody waits for comes without a word meanwhile, and has waits of its own that begin when it is taken.
+            Some(time) => Wait::AtMost(time.min(COMMITTED_AFTER)),
             None => Wait::ForJob,
         }
     }

@@ -34,7 +34,7 @@ const SKIPPED: usize = 1024;
 /// The longest record that says what to redo: sled puts longer values where no sync of ours reaches.
 const RECORD: usize = 64 << 10;
 /// A start has the log applied so far without hearing of a leader; less than that it may lack what it needs to find one.
-const COMMITTED_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const COMMITTED_AFTER: Duration = Duration::from_millis(100);
 
 /// What waits to be written, and what is being written.
 #[derive(Default)]

@@ -11,8 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::Store;
 use crate::config::{Limits, StoreConfig, WriteBehind};
+use crate::io::{COMMITTED_AFTER, Job, Wait};
 use crate::open::open_disk;
 use crate::raft::transport::Alone;
+use crate::record::Applied;
 use crate::seal::KeyRing;
 use crate::simulation::{Digests, Disk};
 use crate::txn::{Change, Expect, Txn};
@@ -134,4 +136,23 @@ async fn a_process_that_ends_anywhere_finds_the_state_it_had() {
         }
     }
     assert!(redone > 10, "{redone} times there was something to redo");
+}
+
+#[test]
+fn what_comes_without_a_word_is_taken_before_a_commit_is_late() {
+    let digests = Digests::default();
+    let mut config = config(&digests);
+    config.limits.behind.after = Duration::from_secs(3600);
+    let disk = Box::new(Disk::new().powered());
+    let mut writer = open_disk(&config, disk, KeyRing::fixed()).unwrap().writer;
+    writer.turn(vec![Job::State {
+        changed: Vec::new(),
+        skipped: Vec::new(),
+        applied: Applied::default(),
+    }]);
+    assert!(writer.has_behind());
+    let Wait::AtMost(time) = writer.wait() else {
+        panic!("something waits to be written");
+    };
+    assert!(time <= COMMITTED_AFTER, "{time:?}");
 }
