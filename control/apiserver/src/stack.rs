@@ -3,7 +3,8 @@
 //! Upstream: apiserver/pkg/server/config.go (`DefaultBuildHandlerChain`). No step may hold a request longer than its deadline.
 
 use crate::audit::{Outcome, Trail};
-use crate::body::Body;
+use crate::body::{self, Body};
+use crate::flow::Permit;
 use crate::grpc;
 use crate::info::RequestInfo;
 use crate::negotiate::{self, Accepted};
@@ -120,13 +121,17 @@ async fn run(
     trail: &mut Trail,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    admit(api, ask, trail, &request)?;
-    in_touch(api, ask)?;
-    negotiate_form(ask)?;
-    let _running = if ask.is_long_running() {
-        None
-    } else {
-        Some(api.flow.enter(&ask.user, &ask.info).await?)
+    let checked = check(api, ask, trail, &request);
+    let entered = match checked {
+        Ok(()) => enter(api, ask).await,
+        Err(error) => Err(error),
+    };
+    let _running = match entered {
+        Ok(running) => running,
+        Err(error) => {
+            body::finish(request).await;
+            return Err(error);
+        }
     };
     let _counted = (!ask.is_long_running()).then(|| {
         api.metrics.in_flight(!matches!(
@@ -140,6 +145,26 @@ async fn run(
     tokio::time::timeout(DEADLINE, router::route(api, ask, request))
         .await
         .map_err(|_| ApiError::timeout("request did not complete within the allotted timeout", 0))?
+}
+
+/// Before the body is looked at.
+fn check(
+    api: &ApiServer,
+    ask: &mut Ask,
+    trail: &mut Trail,
+    request: &Request<Body>,
+) -> Result<(), ApiError> {
+    admit(api, ask, trail, request)?;
+    in_touch(api, ask)?;
+    negotiate_form(ask)
+}
+
+/// A seat to run in, for what does not run for long.
+async fn enter(api: &ApiServer, ask: &Ask) -> Result<Option<Permit>, ApiError> {
+    if ask.is_long_running() {
+        return Ok(None);
+    }
+    api.flow.enter(&ask.user, &ask.info).await.map(Some)
 }
 
 /// A server that has lost its cluster would answer from long ago; health, metrics and version tell of itself.

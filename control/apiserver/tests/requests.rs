@@ -3,10 +3,13 @@
 use bytes::Bytes;
 use caravel_apiserver::{ApiServer, full_body};
 use caravel_auth::UserInfo;
-use http::{Request, StatusCode};
-use http_body_util::BodyExt;
+use futures::StreamExt;
+use http::{Request, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[path = "whole/server.rs"]
 mod whole;
@@ -70,6 +73,34 @@ fn config(name: &str) -> String {
 
 fn pod(name: &str) -> String {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}}).to_string()
+}
+
+/// A client that still sends its body must not have its stream reset before it reads why it was refused.
+#[tokio::test]
+async fn a_refused_body_is_taken_over_http2() {
+    let api = server().await;
+    for (version, method, taken) in [
+        (Version::HTTP_2, "PATCH", 3),
+        (Version::HTTP_2, "POST", 3),
+        (Version::HTTP_11, "PATCH", 0),
+    ] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let pieces = futures::stream::iter(0..3).map(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Frame::data(Bytes::from_static(b"{}")))
+        });
+        let request = Request::builder()
+            .method(method)
+            .version(version)
+            .uri(format!("{CM}/one"))
+            .header("content-type", "application/merge-patch+json")
+            .body(StreamBody::new(pieces).boxed_unsync())
+            .unwrap();
+        let response = api.handle(request).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "anonymous");
+        assert_eq!(sent.load(Ordering::Relaxed), taken, "{version:?} {method}");
+    }
 }
 
 #[tokio::test]
