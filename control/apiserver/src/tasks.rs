@@ -66,6 +66,8 @@ pub(crate) async fn serve(
             drop(permit);
         });
     }
+    // From here on a client is refused, and goes to another server, instead of waiting for a handshake.
+    drop(listener);
     api.ending.cancel();
     tracker.close();
     if tokio::time::timeout(GRACE + Duration::from_secs(1), tracker.wait())
