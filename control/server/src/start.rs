@@ -54,37 +54,47 @@ async fn steps(config: ServerConfig, shutdown: CancellationToken) -> Result<()> 
         return Ok(());
     };
     let quorum = opened?;
+    let ended = serve(&config, &quorum, door, shutdown, started).await;
+    quorum.end().await;
+    ended
+}
+
+async fn serve(
+    config: &ServerConfig,
+    quorum: &Quorum,
+    door: TcpSocket,
+    shutdown: CancellationToken,
+    started: Instant,
+) -> Result<()> {
     let (store, authority) = (quorum.store.clone(), quorum.authority.clone());
-    let tls = authority::serving(&authority, &config)?;
-    let api = make_api(&config, &quorum, &shutdown)?;
-    let made = shutdown.run_until_cancelled(everything(&api, &config).boxed_local());
-    let Some(made) = made.await else {
-        quorum.end().await;
-        return Ok(());
-    };
-    made?;
+    let tls = authority::serving(&authority, config)?;
+    let api = make_api(config, quorum, &shutdown)?;
+    let made = shutdown.run_until_cancelled(everything(&api, config).boxed_local());
+    match made.await {
+        Some(made) => made?,
+        None => return Ok(()),
+    }
+    let door = listen(door)?;
     let mut running = Running::new(shutdown.child_token());
     let hand = Arc::new(ApiHand { api: api.clone() });
     running.controllers(
         store.clone(),
         hand.clone(),
-        settings(&config, &store, &authority),
+        settings(config, &store, &authority),
     );
     running.scheduler(store.clone(), hand);
-    running.backups(store.clone(), &config);
+    running.backups(store.clone(), config);
     running.quorum(store, quorum.transport());
     running.rotation(quorum.membership.clone());
     running.level(quorum.membership.clone());
-    running.api(api, listen(door)?, tls);
+    running.api(api, door, tls);
     kubeconfig::write(
         &authority,
         &config.kubeconfig_path(),
         &config.kubeconfig_url(),
     )?;
     tracing::info!(listen = %config.listen, took = ?started.elapsed(), "the server is up");
-    let ended = running.until_stopped().await;
-    quorum.end().await;
-    ended
+    running.until_stopped().await
 }
 
 /// Makes what every cluster has. A leader that dies meanwhile is no reason to end: it is all looked at again.
@@ -123,8 +133,8 @@ fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }
 
-/// Takes a port early, so that one in use is said before anything else is done. Until [`listen`] it refuses connections:
-/// a client goes to another server instead of waiting for this one, which may itself wait for a majority.
+/// Takes a port early: a program that listens on it already is told of before anything else is done. Until [`listen`] it
+/// refuses connections: a client goes to another server instead of waiting for this one, which may itself wait for a majority.
 fn bind(address: SocketAddr) -> Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
