@@ -9,13 +9,14 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use tokio::time::{Instant, timeout_at};
 
 use crate::level::Level;
 use crate::propose::target;
 use crate::raft::transport::Target;
-use crate::raft::{Raft, TypeConfig};
+use crate::raft::{LogId, Raft, TypeConfig};
 
 /// Log entries that a learner may lack when it becomes a voter: it gets them within a heartbeat or two.
 const NEARLY: u64 = 256;
@@ -23,6 +24,9 @@ const NEARLY: u64 = 256;
 const SILENT: Duration = Duration::from_secs(3);
 /// Until an agreed change shows in the list of members.
 const TOLD: Duration = Duration::from_secs(5);
+
+type Changed =
+    Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 /// One member as this replica knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,23 +156,27 @@ impl Members {
         let node = BasicNode {
             addr: address.to_owned(),
         };
-        match self.list().into_iter().find(|member| member.id == id) {
+        let outcome = match self.list().into_iter().find(|member| member.id == id) {
             Some(member) if member.address == address => return Ok(()),
             Some(_) => {
                 let moved = ChangeMembers::SetNodes(BTreeMap::from([(id, node)]));
-                changed(self.raft.change_membership(moved, true).await)?;
+                self.raft.change_membership(moved, true).await
             }
-            None => changed(self.raft.add_learner(id, node, false).await)?,
-        }
-        // The change is agreed on; what is told of the members follows it a little later.
-        let shows = |metrics: &RaftMetrics<TypeConfig>| {
-            let node = metrics.membership_config.membership().get_node(&id);
-            node.is_some_and(|node| node.addr == address)
+            None => self.raft.add_learner(id, node, false).await,
         };
+        self.changed(outcome).await
+    }
+
+    /// A change that is agreed on, once the list of members shows it, which follows a little later.
+    async fn changed(&self, outcome: Changed) -> Result<(), MemberError> {
+        let agreed = Some(agreed(outcome)?);
+        let shows =
+            |metrics: &RaftMetrics<TypeConfig>| *metrics.membership_config.log_id() >= agreed;
         let wait = self.raft.wait(Some(TOLD));
-        let told = wait.metrics(shows, "the list of members").await;
-        told.map(|_| ())
-            .map_err(|error| MemberError::Unsettled(error.to_string()))
+        if let Err(error) = wait.metrics(shows, "the list of members").await {
+            tracing::debug!(%error, "an agreed change does not show yet");
+        }
+        Ok(())
     }
 
     /// Gives a learner its vote once it has nearly all of the log.
@@ -178,7 +186,8 @@ impl Members {
     pub async fn promote(&self, id: u64, deadline: Instant) -> Result<(), MemberError> {
         self.caught_up(id, deadline).await?;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-        changed(self.raft.change_membership(voters, true).await)
+        self.changed(self.raft.change_membership(voters, true).await)
+            .await
     }
 
     async fn caught_up(&self, id: u64, deadline: Instant) -> Result<(), MemberError> {
@@ -218,13 +227,15 @@ impl Members {
             .iter()
             .find(|member| member.id == id)
             .ok_or(MemberError::Unknown(id))?;
-        if member.voter {
+        let gone = BTreeSet::from([id]);
+        let gone = if member.voter {
             keeps_majority(&members, id)?;
-            let gone = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
-            return changed(self.raft.change_membership(gone, false).await);
-        }
-        let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-        changed(self.raft.change_membership(gone, false).await)
+            ChangeMembers::RemoveVoters(gone)
+        } else {
+            ChangeMembers::RemoveNodes(gone)
+        };
+        self.changed(self.raft.change_membership(gone, false).await)
+            .await
     }
 
     /// Hands the leadership to `to`, or to the living voter that has most of the log, and waits until it leads.
@@ -293,11 +304,10 @@ fn keeps_majority(members: &[Replica], id: u64) -> Result<(), MemberError> {
     Ok(())
 }
 
-fn changed<T>(
-    outcome: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-) -> Result<(), MemberError> {
+/// Where in the log a change is that was agreed on.
+fn agreed(outcome: Changed) -> Result<LogId, MemberError> {
     match outcome {
-        Ok(_) => Ok(()),
+        Ok(change) => Ok(change.log_id),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
             Err(MemberError::NotLeader(target(&leader)))
         }
