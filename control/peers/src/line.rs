@@ -5,7 +5,10 @@
 //! a process that was killed leaves a kernel behind that refuses connections to its port: that is known at once, and
 //! nothing else is.
 
+use crate::tasks::Looks;
 use caravel_store::Peer;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +26,9 @@ const WITHIN: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(crate) struct Lines {
     peer: Peer,
-    /// Several lines break off at once: one look is enough.
-    looking: Arc<AtomicBool>,
+    /// At whom. Several lines break off at once: one look is enough.
+    looking: Arc<Mutex<BTreeSet<u64>>>,
+    looks: Looks,
 }
 
 /// Kept as long as the line lasts.
@@ -32,15 +36,16 @@ pub(crate) struct Line {
     lines: Lines,
     /// Who speaks on it.
     from: u64,
-    /// It said all that it had to say.
+    /// It said all that it had to say, or was told no.
     ended: AtomicBool,
 }
 
 impl Lines {
-    pub fn new(peer: Peer) -> Self {
+    pub fn new(peer: Peer, looks: Looks) -> Self {
         Self {
             peer,
             looking: Arc::default(),
+            looks,
         }
     }
 
@@ -64,18 +69,29 @@ impl Drop for Line {
         if self.ended.load(Ordering::Acquire) {
             return;
         }
-        // A runtime that is shutting down takes no task, and needs none.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        if self.lines.looking.swap(true, Ordering::AcqRel) {
+        if !self.lines.looking.lock().insert(self.from) {
             return;
         }
-        let (lines, from) = (self.lines.clone(), self.from);
-        runtime.spawn(async move {
-            broken(&lines.peer, from).await;
-            lines.looking.store(false, Ordering::Release);
+        let look = Look {
+            looking: self.lines.looking.clone(),
+            at: self.from,
+        };
+        let peer = self.lines.peer.clone();
+        self.lines.looks.begin(async move {
+            broken(&peer, look.at).await;
         });
+    }
+}
+
+/// A look that is under way, or will never be.
+struct Look {
+    looking: Arc<Mutex<BTreeSet<u64>>>,
+    at: u64,
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.looking.lock().remove(&self.at);
     }
 }
 

@@ -172,8 +172,11 @@ impl PeerRpc for PeerService {
             .filter_map(ready);
         let peer = self.peer.clone();
         let answers = self.peer.appends(requests).map(move |answer| {
-            let _ = &line;
             let answer = answer.map_err(|error| stopped(&error))?;
+            if answer.is_err() {
+                // A refusal is the last answer.
+                line.end();
+            }
             Ok(Frame {
                 body: wire::encode(&answer),
                 full: peer.is_full(),

@@ -1,4 +1,4 @@
-//! The peers' port as a task that ends with the server.
+//! The peers' port as a task that ends with the server, and the looks at leaders that broke off.
 
 use crate::client::GrpcTransport;
 use crate::incoming::{Incoming, KEEP};
@@ -10,10 +10,12 @@ use caravel_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 /// As the client's.
@@ -24,14 +26,36 @@ const WINDOW: u32 = 8 << 20;
 /// The running port. Ends when dropped.
 pub struct Served {
     tasks: JoinSet<()>,
+    looks: Looks,
     stop: CancellationToken,
+}
+
+/// Tasks that calls leave behind. They end with the port.
+#[derive(Clone)]
+pub(crate) struct Looks {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Looks {
+    /// Outside a runtime, or in one that is shutting down, there is nothing to look for.
+    pub fn begin(&self, look: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = Handle::try_current() {
+            let look = self.stop.clone().run_until_cancelled_owned(look);
+            self.tasks.spawn_on(look, &runtime);
+        }
+    }
 }
 
 impl Served {
     /// Stops hearing others, and waits for what is under way.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        self.looks.tasks.close();
+        let all = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.looks.tasks.wait().await;
+        };
         if tokio::time::timeout(PONG, all).await.is_err() {
             tracing::debug!("calls of other servers were cut off");
         }
@@ -49,11 +73,16 @@ pub fn serve(
     transport: Arc<GrpcTransport>,
 ) -> Result<Served, tonic::transport::Error> {
     let incoming = Arc::new(Incoming::default());
+    let stop = CancellationToken::new();
+    let looks = Looks {
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+    };
     let service = PeerService {
         membership: Membership::new(store.clone(), transport),
         peer: store.peer(),
         incoming: incoming.clone(),
-        lines: Lines::new(store.peer()),
+        lines: Lines::new(store.peer(), looks.clone()),
     };
     let router = Server::builder()
         .tls_config(tls.serving())?
@@ -62,7 +91,6 @@ pub fn serve(
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .add_service(service.into_server());
-    let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let ended = stop.clone();
     tasks.spawn(async move {
@@ -88,5 +116,5 @@ pub fn serve(
             incoming.expire();
         }
     });
-    Ok(Served { tasks, stop })
+    Ok(Served { tasks, looks, stop })
 }

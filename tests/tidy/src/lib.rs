@@ -68,9 +68,15 @@ pub fn complaints(path: &str, text: &str) -> Vec<(usize, String)> {
         if code.contains("println!(") && !path.starts_with("deploy/") && name != "build.rs" {
             complain("libraries log with `tracing`; only the program prints");
         }
-        let spawns = ["tokio::spawn(", "task::spawn(", "thread::spawn("]
-            .iter()
-            .any(|s| code.contains(s));
+        let spawns = [
+            "tokio::spawn(",
+            "task::spawn(",
+            "thread::spawn(",
+            "runtime.spawn(",
+            "spawn_on(",
+        ]
+        .iter()
+        .any(|s| code.contains(s));
         if spawns && name != "tasks.rs" && name != "main.rs" {
             complain("tasks are started in `tasks.rs`, where their owner and end can be seen");
         }
