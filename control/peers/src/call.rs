@@ -19,7 +19,8 @@ pub(crate) fn unreached(status: &Status) -> bool {
 }
 
 /// Does the peer refuse this server?
-pub(crate) fn refuses(status: &Status) -> bool {
+#[must_use]
+pub fn refuses(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::PermissionDenied | Code::FailedPrecondition

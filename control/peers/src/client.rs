@@ -3,7 +3,7 @@
 //! Connections are made when first used, kept, and found dead by HTTP/2 pings (a stopped process keeps its sockets
 //! open). Until [`GrpcTransport::speak_as`] this server has no certificate, and everybody is unreachable.
 
-use crate::call::{forwarded, late, malformed, rpc, streaming};
+use crate::call::{forwarded, late, malformed, refuses, rpc, streaming};
 use crate::heard::Heard;
 use crate::{Caller, PeerTls};
 use async_trait::async_trait;
@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// A connection that is not made by then is not made.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -354,13 +354,8 @@ impl GrpcTransport {
 
 /// The peer itself said no; trying again changes nothing.
 fn answered(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        tonic::Code::PermissionDenied
-            | tonic::Code::FailedPrecondition
-            | tonic::Code::DataLoss
-            | tonic::Code::InvalidArgument
-    )
+    let unfit = [Code::DataLoss, Code::InvalidArgument];
+    refuses(status) || unfit.contains(&status.code())
 }
 
 type Parts = BoxStream<'static, SnapshotPart>;

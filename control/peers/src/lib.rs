@@ -15,6 +15,7 @@ mod service;
 mod tasks;
 mod tls;
 
+pub use call::refuses;
 pub use caller::Caller;
 pub use client::GrpcTransport;
 pub use membership::{Admission, MembershipError};

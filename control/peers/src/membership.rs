@@ -1,5 +1,6 @@
 //! Admitting, promoting and removing servers, and handing over the leadership: by whoever leads, asked on any server.
 
+use crate::call::refuses;
 use crate::client::GrpcTransport;
 use crate::roster::{self, Member, RosterError};
 use caravel_rpc::peer::v1::change_request::Change;
@@ -45,7 +46,7 @@ impl From<Status> for MembershipError {
     fn from(status: Status) -> Self {
         match status.code() {
             Code::Unavailable => Self::Unreached(status.message().to_owned()),
-            Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument => {
+            code if refuses(&status) || code == Code::InvalidArgument => {
                 Self::Refused(status.message().to_owned())
             }
             _ => Self::Unsettled(status.message().to_owned()),

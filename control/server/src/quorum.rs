@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
-use tonic::Code;
 
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often a server that waits says so.
@@ -400,7 +399,7 @@ async fn take_part(
                     tracing::info!("a learner so far: catching up");
                     break;
                 }
-                Err(status) if matches!(status.code(), Code::PermissionDenied | Code::FailedPrecondition) => {
+                Err(status) if caravel_peers::refuses(&status) => {
                     bail!("the cluster does not admit this server: {}", status.message())
                 }
                 Err(status) => said.now_and_then(|| {
