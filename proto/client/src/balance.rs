@@ -1,8 +1,8 @@
 //! One address for all servers of a cluster: connections go to a server that is ready, and leave one that no longer is.
 //!
 //! Each server is asked `/readyz` every second. It counts as gone when it refuses connections, says itself that it is not
-//! ready, or has not answered for a while; then its connections are closed, so that clients connect again and land
-//! elsewhere. What passes through is not looked into: TLS ends at the server. As k3s' agent load balancer.
+//! ready, has not answered for a while, or is no longer in the list; then its connections are closed, so that clients
+//! connect again and land elsewhere. Those made while nobody was ready last until somebody is. What passes through is not looked into: TLS ends at the server. As k3s' agent load balancer.
 
 use crate::connect::{self, Config, Credential};
 use crate::tasks;
@@ -47,7 +47,13 @@ async fn probe_all(mut servers: watch::Receiver<Vec<String>>, ca: String, places
     let mut probers: BTreeMap<String, (Place, JoinSet<()>)> = BTreeMap::new();
     loop {
         let urls = servers.borrow_and_update().clone();
-        probers.retain(|url, _| urls.contains(url));
+        probers.retain(|url, (place, _)| {
+            let stays = urls.contains(url);
+            if !stays {
+                place.ready.send_replace(false);
+            }
+            stays
+        });
         for url in &urls {
             if probers.contains_key(url) {
                 continue;
@@ -148,7 +154,7 @@ async fn accept(listener: TcpListener, places: Places) {
                 continue;
             }
         };
-        let places = places.borrow().clone();
+        let places = places.subscribe();
         tasks::spawn(&mut connections, async move {
             let _place = place;
             serve(client, places).await;
@@ -156,8 +162,9 @@ async fn accept(listener: TcpListener, places: Places) {
     }
 }
 
-async fn serve(mut client: TcpStream, places: Vec<Place>) {
-    let Some((mut server, place)) = reach(&places).await else {
+async fn serve(mut client: TcpStream, places: watch::Receiver<Vec<Place>>) {
+    let known = places.borrow().clone();
+    let Some((mut server, place)) = reach(&known).await else {
         return;
     };
     // Small messages; a socket that cannot be set is only slower.
@@ -165,7 +172,7 @@ async fn serve(mut client: TcpStream, places: Vec<Place>) {
     tokio::select! {
         // Either end may close or break; that is their affair.
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        () = to_be_left(&place, &places) => {}
+        () = to_be_left(&place, places) => {}
     }
 }
 
@@ -181,14 +188,27 @@ async fn reach(places: &[Place]) -> Option<(TcpStream, Place)> {
 }
 
 /// Returns when `place` is not ready although some server is, or was since it was taken: where nobody is ready, any is as good.
-async fn to_be_left(place: &Place, places: &[Place]) {
-    let mut each: Vec<_> = places.iter().map(|one| one.ready.subscribe()).collect();
-    let somebody = each
-        .iter_mut()
-        .map(|one| one.wait_for(|ready| *ready).boxed());
-    drop(select_all(somebody).await);
+async fn to_be_left(place: &Place, mut places: watch::Receiver<Vec<Place>>) {
+    loop {
+        let known = places.borrow_and_update().clone();
+        tokio::select! {
+            () = somebody_ready(&known) => break,
+            Ok(()) = places.changed() => {}
+        }
+    }
     let mut ready = place.ready.subscribe();
     let _ = ready.wait_for(|ready| !ready).await;
+}
+
+async fn somebody_ready(places: &[Place]) {
+    if places.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut each: Vec<_> = places.iter().map(|one| one.ready.subscribe()).collect();
+    let ready = each
+        .iter_mut()
+        .map(|one| one.wait_for(|ready| *ready).boxed());
+    drop(select_all(ready).await);
 }
 
 #[cfg(test)]
@@ -238,7 +258,8 @@ mod tests {
         let (_stream, place) = reach(&places).await.unwrap();
         assert_eq!(place.address, first.address);
         // Is a connection to the first left, now that this is who is ready?
-        let mut left = Box::pin(to_be_left(&place, &places));
+        let (list, known) = watch::channel(places);
+        let mut left = Box::pin(to_be_left(&place, known.clone()));
         let mut left_when = |ready: (bool, bool)| {
             first.ready.send_replace(ready.0);
             second.ready.send_replace(ready.1);
@@ -251,9 +272,12 @@ mod tests {
 
         first.ready.send_replace(false);
         second.ready.send_replace(false);
-        let mut left = Box::pin(to_be_left(&place, &places));
+        list.send_replace(vec![first.clone()]);
+        let mut left = Box::pin(to_be_left(&place, known));
         assert!((&mut left).now_or_never().is_none());
         second.ready.send_replace(true);
+        assert!((&mut left).now_or_never().is_none(), "not yet known");
+        list.send_replace(vec![first, second]);
         left.await;
         drop(at_first);
     }

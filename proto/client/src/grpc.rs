@@ -4,7 +4,7 @@ use crate::connect::{Config, ConnectError, Credential};
 use std::time::Duration;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-/// For a connection and its handshake: a server that is stopped takes connections, and says nothing.
+/// For a connection, and the first time for its handshake too: a server that is stopped takes connections, and says nothing.
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// A channel to the first server that shakes hands. Certificates only: a token is no part of a channel.
@@ -36,7 +36,8 @@ fn endpoint(config: &Config, server: &str) -> Result<Endpoint, ConnectError> {
         tls = tls.identity(Identity::from_pem(cert, key));
     }
     Endpoint::from_shared(server.to_owned())
-        .and_then(|endpoint| endpoint.tls_config(tls))
+        // A channel connects again by itself.
+        .and_then(|endpoint| endpoint.connect_timeout(CONNECT).tls_config(tls))
         .map_err(|error| ConnectError::Client(cause(&error)))
 }
 
