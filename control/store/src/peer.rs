@@ -37,16 +37,16 @@ type Fatal = openraft::errors::Fatal<TypeConfig>;
 #[derive(Clone)]
 pub struct Peer {
     raft: Raft,
-    heard: Arc<Heard>,
+    heard: Arc<LastHeard>,
     alarm: Option<Alarm>,
     halt: Halt,
 }
 
 /// When a leader was last heard, by any of its messages.
 #[derive(Default)]
-pub(crate) struct Heard(Mutex<Option<Instant>>);
+pub(crate) struct LastHeard(Mutex<Option<Instant>>);
 
-impl Heard {
+impl LastHeard {
     fn now(&self) {
         *self.0.lock() = Some(Instant::now());
     }
@@ -58,7 +58,7 @@ impl Heard {
 }
 
 impl Peer {
-    pub(crate) fn new(raft: Raft, heard: Arc<Heard>, alarm: Option<Alarm>, halt: Halt) -> Self {
+    pub(crate) fn new(raft: Raft, heard: Arc<LastHeard>, alarm: Option<Alarm>, halt: Halt) -> Self {
         Peer {
             raft,
             heard,

@@ -24,7 +24,7 @@ use crate::level::Halt;
 use crate::members::{Members, founders};
 use crate::mend::Received;
 use crate::open::{Found, OpenError, open};
-use crate::peer::Heard;
+use crate::peer::LastHeard;
 use crate::propose::Waiting;
 use crate::raft::log::LogStore;
 use crate::raft::machine::{Image, Machine, Served};
@@ -77,7 +77,7 @@ struct Inner {
     transport: Arc<dyn Transport>,
     rounds: read::Rounds,
     leadership: watch::Sender<Option<Epoch>>,
-    heard: Arc<Heard>,
+    heard: Arc<LastHeard>,
     contact: watch::Sender<bool>,
     leaders: Arc<AtomicU64>,
     led: Arc<Mutex<Option<Instant>>>,
@@ -196,7 +196,7 @@ impl Store {
         .await
         .map_err(|error| OpenError::Raft(error.to_string()))?;
         let leadership = watch::Sender::new(None);
-        let (heard, contact) = (Arc::new(Heard::default()), watch::Sender::new(true));
+        let (heard, contact) = (Arc::new(LastHeard::default()), watch::Sender::new(true));
         let leaders = Arc::new(AtomicU64::new(0));
         let led: Arc<Mutex<Option<Instant>>> = Arc::default();
         let seen = tasks::Seen {

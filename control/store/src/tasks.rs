@@ -19,7 +19,7 @@ use crate::io::{self as disk, IoHandle, Writer};
 use crate::members::Members;
 use crate::mend::Received;
 use crate::open::{Found, OpenError, open, open_with_received};
-use crate::peer::Heard;
+use crate::peer::LastHeard;
 use crate::propose::{self, Waiting};
 use crate::raft::Raft;
 use crate::raft::log::Tail;
@@ -184,7 +184,7 @@ pub(crate) fn start_resting(owned: &Owned, raft: Raft) {
 
 /// What the watch over the leader reads and tells.
 pub(crate) struct Seen {
-    pub heard: Arc<Heard>,
+    pub heard: Arc<LastHeard>,
     pub contact: watch::Sender<bool>,
     pub leaders: Arc<AtomicU64>,
     /// Since when this replica leads, within a tick.
