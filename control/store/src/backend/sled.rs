@@ -65,7 +65,13 @@ impl SledBackend {
         };
         let db = catch_unwind(AssertUnwindSafe(open))
             .map_err(|panic| damaged(format!("sled could not read it: {}", panic_text(&*panic))))?
-            .map_err(failed)?;
+            .map_err(|error| match error {
+                // Its settings, which are never changed, are read as others; sled blames another version of itself.
+                sled::Error::Unsupported(why) => {
+                    damaged(format!("its file conf is not as it was written: {why}"))
+                }
+                other => failed(other),
+            })?;
         let tree = |name: &str| {
             catch_unwind(AssertUnwindSafe(|| db.open_tree(name)))
                 .map_err(|panic| damaged(panic_text(&*panic)))?
@@ -146,10 +152,6 @@ fn failed(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(error) => error,
         sled::Error::Corruption { .. } => damaged(error.to_string()),
-        // Its settings, which are never changed, are read as others; sled blames another version of itself.
-        sled::Error::Unsupported(why) => {
-            damaged(format!("its file conf is not as it was written: {why}"))
-        }
         other => io::Error::other(other.to_string()),
     }
 }
