@@ -432,7 +432,7 @@ impl<'a> Field<'a> {
         self.lab.lab("stop", &[name]).await?;
         let done = self.faults.damage(self.lab, name, damage).await?;
         // It may have refused before the lab looks whether it runs, which the lab then says.
-        let _ = self.lab.lab("start", &[name]).await;
+        let started = self.lab.lab("start", &[name]).await;
         let client = &self.clients[name];
         let end = Instant::now() + PATIENCE;
         let seen = loop {
@@ -448,7 +448,7 @@ impl<'a> Field<'a> {
             }
             ensure!(
                 Instant::now() < end,
-                "{name} neither serves nor refuses after {done}"
+                "{name} neither serves nor refuses after {done}; its start: {started:?}"
             );
             sleep(AGAIN).await;
         };
@@ -464,7 +464,7 @@ impl<'a> Field<'a> {
                 ["damaged", "sealed", "keys", "whole"]
                     .iter()
                     .any(|word| words.contains(word)),
-                "{name} refused without saying that its files are damaged: {words}"
+                "{name} refused without saying that its files are damaged: {words}; its start: {started:?}"
             );
             self.faults.undo_damage(self.lab, name)?;
             self.lab.lab("start", &[name]).await?;
