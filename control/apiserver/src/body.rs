@@ -23,8 +23,6 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// How much of a body that is too large is read and thrown away, and for how long.
 const DRAIN: usize = 32 * 1024 * 1024;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-/// The same for who may be refused altogether.
-const FINISH_DEADLINE: Duration = Duration::from_secs(1);
 /// Pieces in which a list is sent.
 const PIECE: usize = 64 * 1024;
 
@@ -102,22 +100,14 @@ pub async fn read(body: Body) -> Result<Bytes, ReadError> {
     };
     if matches!(read, Err(ReadError::TooLarge)) {
         // A client that is still sending reads no answer: let it finish, within reason.
-        let _ = tokio::time::timeout(DRAIN_DEADLINE, drain(&mut body, DRAIN)).await;
+        let _ = tokio::time::timeout(DRAIN_DEADLINE, drain(&mut body)).await;
     }
     read
 }
 
-/// Takes what is still to come of a request that is refused unread. Over HTTP/2 a stream that is answered before it has ended
-/// is reset after the answer, and curl before 8 then drops that too. Over HTTP/1 reading would ask the client to send.
-pub(crate) async fn finish(request: http::Request<Body>) {
-    if request.version() == http::Version::HTTP_2 {
-        let mut body = request.into_body();
-        let _ = tokio::time::timeout(FINISH_DEADLINE, drain(&mut body, MAX_BODY)).await;
-    }
-}
-
-async fn drain(body: &mut Body, limit: usize) {
-    let mut left = limit;
+/// Reads on and throws away, up to [`DRAIN`] bytes.
+pub(crate) async fn drain(body: &mut Body) {
+    let mut left = DRAIN;
     while let Some(Ok(frame)) = body.frame().await {
         let size = frame.data_ref().map_or(0, Bytes::len);
         match left.checked_sub(size) {

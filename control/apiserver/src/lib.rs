@@ -31,6 +31,7 @@ mod shape;
 mod stack;
 mod subresource;
 mod tasks;
+mod unread;
 mod verbs;
 mod views;
 mod write;

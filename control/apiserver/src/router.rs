@@ -125,6 +125,7 @@ async fn whole(
         "list" => verbs::list::list(api, ask, row).await,
         "watch" => verbs::watch::watch(api, ask, row).await,
         "create" if info.name.is_empty() => verbs::change::create(api, ask, target, body).await,
+        "update" | "patch" if info.name.is_empty() => Err(ApiError::method_not_allowed_here()),
         "update" => verbs::change::replace(api, ask, &target, body).await,
         "patch" => verbs::patch::patch(api, ask, &target, body).await,
         "delete" => verbs::change::delete(api, ask, &target, body).await,

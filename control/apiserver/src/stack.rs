@@ -3,8 +3,7 @@
 //! Upstream: apiserver/pkg/server/config.go (`DefaultBuildHandlerChain`). No step may hold a request longer than its deadline.
 
 use crate::audit::{Outcome, Trail};
-use crate::body::{self, Body};
-use crate::flow::Permit;
+use crate::body::Body;
 use crate::grpc;
 use crate::info::RequestInfo;
 use crate::negotiate::{self, Accepted};
@@ -12,6 +11,7 @@ use crate::query::Query;
 use crate::respond;
 use crate::router;
 use crate::server::{ApiServer, Peer};
+use crate::unread::Unread;
 use crate::views::View;
 use caravel_api::ApiError;
 use caravel_auth::impersonation::{self, ImpersonationError};
@@ -84,6 +84,7 @@ pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Resp
     let started = Instant::now();
     let mut ask = Ask::new(&request);
     let mut trail = Trail::begin(api.audit.as_ref(), &ask, &request);
+    let (request, unread) = Unread::of(request);
     let outcome = AssertUnwindSafe(run(api, &mut ask, &mut trail, request))
         .catch_unwind()
         .await;
@@ -109,9 +110,11 @@ pub(crate) async fn handle(api: &Arc<ApiServer>, request: Request<Body>) -> Resp
     if let Some(name) = ask.created.get() {
         trail.created(name);
     }
-    trail
+    let response = trail
         .answered(response, outcome, ask.is_long_running())
-        .await
+        .await;
+    unread.take().await;
+    response
 }
 
 /// The list.
@@ -121,17 +124,13 @@ async fn run(
     trail: &mut Trail,
     request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    let checked = check(api, ask, trail, &request);
-    let entered = match checked {
-        Ok(()) => enter(api, ask).await,
-        Err(error) => Err(error),
-    };
-    let _running = match entered {
-        Ok(running) => running,
-        Err(error) => {
-            body::finish(request).await;
-            return Err(error);
-        }
+    admit(api, ask, trail, &request)?;
+    in_touch(api, ask)?;
+    negotiate_form(ask)?;
+    let _running = if ask.is_long_running() {
+        None
+    } else {
+        Some(api.flow.enter(&ask.user, &ask.info).await?)
     };
     let _counted = (!ask.is_long_running()).then(|| {
         api.metrics.in_flight(!matches!(
@@ -145,26 +144,6 @@ async fn run(
     tokio::time::timeout(DEADLINE, router::route(api, ask, request))
         .await
         .map_err(|_| ApiError::timeout("request did not complete within the allotted timeout", 0))?
-}
-
-/// Before the body is looked at.
-fn check(
-    api: &ApiServer,
-    ask: &mut Ask,
-    trail: &mut Trail,
-    request: &Request<Body>,
-) -> Result<(), ApiError> {
-    admit(api, ask, trail, request)?;
-    in_touch(api, ask)?;
-    negotiate_form(ask)
-}
-
-/// A seat to run in, for what does not run for long.
-async fn enter(api: &ApiServer, ask: &Ask) -> Result<Option<Permit>, ApiError> {
-    if ask.is_long_running() {
-        return Ok(None);
-    }
-    api.flow.enter(&ask.user, &ask.info).await.map(Some)
 }
 
 /// A server that has lost its cluster would answer from long ago; health, metrics and version tell of itself.

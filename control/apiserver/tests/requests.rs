@@ -79,10 +79,23 @@ fn pod(name: &str) -> String {
 #[tokio::test]
 async fn a_refused_body_is_taken_over_http2() {
     let api = server().await;
-    for (version, method, taken) in [
-        (Version::HTTP_2, "PATCH", 3),
-        (Version::HTTP_2, "POST", 3),
-        (Version::HTTP_11, "PATCH", 0),
+    let (merge, text) = ("application/merge-patch+json", "text/plain");
+    let one = format!("{CM}/one");
+    for (version, user, method, path, kind, status, taken) in [
+        (Version::HTTP_2, "nobody", "PATCH", &*one, merge, 403, 3),
+        (Version::HTTP_11, "nobody", "PATCH", &*one, merge, 403, 0),
+        (Version::HTTP_2, "admin", "PATCH", &*one, text, 415, 3),
+        (Version::HTTP_2, "admin", "PATCH", CM, merge, 405, 3),
+        (
+            Version::HTTP_2,
+            "admin",
+            "POST",
+            "/apis/a.b/v1/c",
+            text,
+            404,
+            3,
+        ),
+        (Version::HTTP_2, "admin", "POST", "/healthz", text, 405, 3),
     ] {
         let sent = Arc::new(AtomicUsize::new(0));
         let count = sent.clone();
@@ -90,16 +103,22 @@ async fn a_refused_body_is_taken_over_http2() {
             count.fetch_add(1, Ordering::Relaxed);
             Ok(Frame::data(Bytes::from_static(b"{}")))
         });
+        let groups: &[&str] = if user == "admin" {
+            &["system:masters"]
+        } else {
+            &[]
+        };
         let request = Request::builder()
             .method(method)
             .version(version)
-            .uri(format!("{CM}/one"))
-            .header("content-type", "application/merge-patch+json")
+            .uri(path)
+            .header("content-type", kind)
+            .extension(UserInfo::new(user, groups))
             .body(StreamBody::new(pieces).boxed_unsync())
             .unwrap();
         let response = api.handle(request).await;
-        assert_eq!(response.status(), StatusCode::FORBIDDEN, "anonymous");
-        assert_eq!(sent.load(Ordering::Relaxed), taken, "{version:?} {method}");
+        assert_eq!(response.status(), status, "{method} {path}");
+        assert_eq!(sent.load(Ordering::Relaxed), taken, "{method} {path}");
     }
 }
 
