@@ -77,9 +77,7 @@ impl Drop for Line {
             at: self.from,
         };
         let peer = self.lines.peer.clone();
-        self.lines.looks.begin(async move {
-            broken(&peer, look.at).await;
-        });
+        self.lines.looks.begin(broken(peer, look));
     }
 }
 
@@ -95,7 +93,8 @@ impl Drop for Look {
     }
 }
 
-async fn broken(peer: &Peer, from: u64) {
+async fn broken(peer: Peer, look: Look) {
+    let from = look.at;
     for _ in 0..LOOKS {
         let Some(leader) = peer.leader().filter(|leader| leader.id == from) else {
             return;
@@ -122,7 +121,29 @@ async fn refuses(address: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use caravel_store::Store;
     use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn one_look_at_a_leader_is_enough() {
+        let looks = Looks::new(CancellationToken::new());
+        let store = Store::memory().await.unwrap();
+        let lines = Lines::new(store.peer(), looks.clone());
+        for (broken_off, under_way) in [(9, 1), (9, 1), (8, 2), (9, 2)] {
+            drop(lines.from(broken_off));
+            assert_eq!(looks.count(), under_way);
+        }
+        while looks.count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let ended = lines.from(9);
+        ended.end();
+        drop(ended);
+        assert_eq!(looks.count(), 0);
+        drop(lines.from(9));
+        assert_eq!(looks.count(), 1, "once the other has ended");
+    }
 
     #[tokio::test]
     async fn only_a_port_that_nobody_listens_on_refuses() {

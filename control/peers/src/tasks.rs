@@ -38,12 +38,30 @@ pub(crate) struct Looks {
 }
 
 impl Looks {
+    pub fn new(stop: CancellationToken) -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            stop,
+        }
+    }
+
     /// Outside a runtime, or in one that is shutting down, there is nothing to look for.
     pub fn begin(&self, look: impl Future<Output = ()> + Send + 'static) {
         if let Ok(runtime) = Handle::try_current() {
             let look = self.stop.clone().run_until_cancelled_owned(look);
             self.tasks.spawn_on(look, &runtime);
         }
+    }
+
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -74,10 +92,7 @@ pub fn serve(
 ) -> Result<Served, tonic::transport::Error> {
     let incoming = Arc::new(Incoming::default());
     let stop = CancellationToken::new();
-    let looks = Looks {
-        tasks: TaskTracker::new(),
-        stop: stop.clone(),
-    };
+    let looks = Looks::new(stop.clone());
     let service = PeerService {
         membership: Membership::new(store.clone(), transport),
         peer: store.peer(),
