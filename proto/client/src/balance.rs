@@ -1,8 +1,9 @@
 //! One address for all servers of a cluster: connections go to a server that is ready, and leave one that no longer is.
 //!
 //! Each server is asked `/readyz` every second. It counts as gone when it refuses connections, says itself that it is not
-//! ready, has not answered for a while, or is no longer in the list; then its connections are closed, so that clients
-//! connect again and land elsewhere. Those made while nobody was ready last until somebody is. What passes through is not looked into: TLS ends at the server. As k3s' agent load balancer.
+//! ready, or has not answered for a while; then its connections are closed, as are those of a server that left the list, so
+//! that clients connect again and land elsewhere. Those made while nobody was ready last until somebody is. What passes
+//! through is not looked into: TLS ends at the server. As k3s' agent load balancer.
 
 use crate::connect::{self, Config, Credential};
 use crate::tasks;
@@ -28,7 +29,16 @@ const MAX_CONNECTIONS: usize = 4096;
 #[derive(Clone)]
 struct Place {
     address: String,
-    ready: Arc<watch::Sender<bool>>,
+    state: Arc<watch::Sender<State>>,
+}
+
+/// In the order in which they are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Ready,
+    /// Not asked yet.
+    Unknown,
+    Gone,
 }
 
 type Places = Arc<watch::Sender<Vec<Place>>>;
@@ -47,13 +57,7 @@ async fn probe_all(mut servers: watch::Receiver<Vec<String>>, ca: String, places
     let mut probers: BTreeMap<String, (Place, JoinSet<()>)> = BTreeMap::new();
     loop {
         let urls = servers.borrow_and_update().clone();
-        probers.retain(|url, (place, _)| {
-            let stays = urls.contains(url);
-            if !stays {
-                place.ready.send_replace(false);
-            }
-            stays
-        });
+        probers.retain(|url, _| urls.contains(url));
         for url in &urls {
             if probers.contains_key(url) {
                 continue;
@@ -64,9 +68,9 @@ async fn probe_all(mut servers: watch::Receiver<Vec<String>>, ca: String, places
             };
             let place = Place {
                 address,
-                ready: Arc::new(watch::Sender::new(true)),
+                state: Arc::new(watch::Sender::new(State::Unknown)),
             };
-            let probing = probe(url.clone(), ca.clone(), place.ready.clone());
+            let probing = probe(url.clone(), ca.clone(), place.state.clone());
             probers.insert(url.clone(), (place, tasks::owned(probing)));
         }
         let now = urls
@@ -80,7 +84,7 @@ async fn probe_all(mut servers: watch::Receiver<Vec<String>>, ca: String, places
     }
 }
 
-async fn probe(url: String, ca: String, ready: Arc<watch::Sender<bool>>) {
+async fn probe(url: String, ca: String, state: Arc<watch::Sender<State>>) {
     let config = Config {
         servers: vec![url.clone()],
         ca,
@@ -98,9 +102,14 @@ async fn probe(url: String, ca: String, ready: Arc<watch::Sender<bool>>) {
             Ok(Err(Refused::Connection)) => missed = MISSED,
             Ok(Err(Refused::No)) | Err(_) => missed += 1,
         }
-        let is = missed < MISSED;
-        if ready.send_if_modified(|was| std::mem::replace(was, is) != is) {
-            tracing::info!(server = %url, ready = is, "the API server");
+        let is = match missed {
+            0 => State::Ready,
+            MISSED.. => State::Gone,
+            // As it was, until it is sure.
+            _ => *state.borrow(),
+        };
+        if state.send_if_modified(|was| std::mem::replace(was, is) != is) {
+            tracing::info!(server = %url, state = ?is, "the API server");
         }
         sleep(ASK).await;
     }
@@ -176,10 +185,11 @@ async fn serve(mut client: TcpStream, places: watch::Receiver<Vec<Place>>) {
     }
 }
 
-/// The first server that is ready and takes a connection; when none is ready, the first that takes one.
+/// The first server that takes a connection, of those that are ready if one of them does.
 async fn reach(places: &[Place]) -> Option<(TcpStream, Place)> {
-    let (ready, rest): (Vec<_>, Vec<_>) = places.iter().partition(|place| *place.ready.borrow());
-    for place in if ready.is_empty() { rest } else { ready } {
+    let mut places: Vec<_> = places.iter().collect();
+    places.sort_by_cached_key(|place| *place.state.borrow());
+    for place in places {
         if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(&place.address)).await {
             return Some((stream, place.clone()));
         }
@@ -187,7 +197,8 @@ async fn reach(places: &[Place]) -> Option<(TcpStream, Place)> {
     None
 }
 
-/// Returns when `place` is not ready although some server is, or was since it was taken: where nobody is ready, any is as good.
+/// Returns when `place` is gone, or no longer listed, although some server is ready, or was since it was taken: where nobody
+/// is ready, any is as good.
 async fn to_be_left(place: &Place, mut places: watch::Receiver<Vec<Place>>) {
     loop {
         let known = places.borrow_and_update().clone();
@@ -196,18 +207,22 @@ async fn to_be_left(place: &Place, mut places: watch::Receiver<Vec<Place>>) {
             Ok(()) = places.changed() => {}
         }
     }
-    let mut ready = place.ready.subscribe();
-    let _ = ready.wait_for(|ready| !ready).await;
+    let mut state = place.state.subscribe();
+    let same = |other: &Place| Arc::ptr_eq(&other.state, &place.state);
+    tokio::select! {
+        _ = state.wait_for(|state| *state == State::Gone) => {}
+        _ = places.wait_for(|known| !known.iter().any(same)) => {}
+    }
 }
 
 async fn somebody_ready(places: &[Place]) {
     if places.is_empty() {
         return std::future::pending().await;
     }
-    let mut each: Vec<_> = places.iter().map(|one| one.ready.subscribe()).collect();
+    let mut each: Vec<_> = places.iter().map(|one| one.state.subscribe()).collect();
     let ready = each
         .iter_mut()
-        .map(|one| one.wait_for(|ready| *ready).boxed());
+        .map(|one| one.wait_for(|state| *state == State::Ready).boxed());
     drop(select_all(ready).await);
 }
 
@@ -221,7 +236,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let place = Place {
             address,
-            ready: Arc::new(watch::Sender::new(true)),
+            state: Arc::new(watch::Sender::new(State::Ready)),
         };
         (place, listener)
     }
@@ -239,7 +254,7 @@ mod tests {
         let (mut there, _) = at_first.accept().await.unwrap();
         there.write_all(b"1").await.unwrap();
         assert_eq!(client.read_u8().await.unwrap(), b'1');
-        first.ready.send_replace(false);
+        first.state.send_replace(State::Gone);
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "closed");
         let mut client = TcpStream::connect(address).await.unwrap();
         let (mut there, _) = at_second.accept().await.unwrap();
@@ -248,37 +263,74 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_nobody_is_ready_anybody_is_tried_until_somebody_is() {
+    async fn who_is_ready_is_tried_first_and_all_are_tried() {
+        use State::{Gone, Ready, Unknown};
         let (first, at_first) = server().await;
-        let (second, _at_second) = server().await;
-        let places = vec![first.clone(), second.clone()];
-        for place in &places {
-            place.ready.send_replace(false);
-        }
-        let (_stream, place) = reach(&places).await.unwrap();
-        assert_eq!(place.address, first.address);
-        // Is a connection to the first left, now that this is who is ready?
-        let (list, known) = watch::channel(places);
-        let mut left = Box::pin(to_be_left(&place, known.clone()));
-        let mut left_when = |ready: (bool, bool)| {
-            first.ready.send_replace(ready.0);
-            second.ready.send_replace(ready.1);
-            (&mut left).now_or_never().is_some()
+        let (second, at_second) = server().await;
+        let places = [first, second];
+        let reached = async |states: [State; 2]| {
+            for (place, state) in places.iter().zip(states) {
+                place.state.send_replace(state);
+            }
+            let (_, place) = reach(&places).await?;
+            places.iter().position(|one| one.address == place.address)
         };
-        assert!(!left_when((false, false)));
-        assert!(!left_when((true, false)));
-        assert!(!left_when((true, true)));
-        assert!(left_when((false, true)), "as any other that is not ready");
-
-        first.ready.send_replace(false);
-        second.ready.send_replace(false);
-        list.send_replace(vec![first.clone()]);
-        let mut left = Box::pin(to_be_left(&place, known));
-        assert!((&mut left).now_or_never().is_none());
-        second.ready.send_replace(true);
-        assert!((&mut left).now_or_never().is_none(), "not yet known");
-        list.send_replace(vec![first, second]);
-        left.await;
+        assert_eq!(reached([Ready, Ready]).await, Some(0));
+        assert_eq!(reached([Unknown, Ready]).await, Some(1));
+        assert_eq!(reached([Gone, Unknown]).await, Some(1));
+        assert_eq!(reached([Gone, Gone]).await, Some(0));
+        drop(at_second);
+        assert_eq!(reached([Gone, Ready]).await, Some(0), "rather than nobody");
         drop(at_first);
+        assert_eq!(reached([Ready, Ready]).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_left_for_a_server_that_is_ready() {
+        use State::{Gone, Ready, Unknown};
+        let (first, _) = server().await;
+        let (second, _) = server().await;
+        let (list, known) = watch::channel(vec![first.clone(), second.clone()]);
+        // A connection to the first, made while nobody was ready.
+        for steps in [
+            vec![
+                ((Gone, Gone), false),
+                ((Ready, Gone), false),
+                ((Gone, Gone), true),
+            ],
+            vec![
+                ((Gone, Gone), false),
+                ((Gone, Unknown), false),
+                ((Gone, Ready), true),
+            ],
+            vec![
+                ((Unknown, Unknown), false),
+                ((Unknown, Ready), false),
+                ((Gone, Gone), true),
+            ],
+        ] {
+            let mut left = Box::pin(to_be_left(&first, known.clone()));
+            for (states, expected) in steps {
+                first.state.send_replace(states.0);
+                second.state.send_replace(states.1);
+                assert_eq!((&mut left).now_or_never().is_some(), expected, "{states:?}");
+            }
+        }
+        first.state.send_replace(Gone);
+        second.state.send_replace(Ready);
+        list.send_replace(vec![first.clone()]);
+        let mut left = Box::pin(to_be_left(&first, known.clone()));
+        assert!(
+            (&mut left).now_or_never().is_none(),
+            "the other is not listed yet"
+        );
+        list.send_replace(vec![first.clone(), second.clone()]);
+        assert!((&mut left).now_or_never().is_some());
+
+        first.state.send_replace(Ready);
+        let mut left = Box::pin(to_be_left(&first, known.clone()));
+        assert!((&mut left).now_or_never().is_none());
+        list.send_replace(vec![second]);
+        assert!((&mut left).now_or_never().is_some(), "no longer listed");
     }
 }
