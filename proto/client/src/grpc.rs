@@ -4,7 +4,7 @@ use crate::connect::{Config, ConnectError, Credential};
 use std::time::Duration;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-/// For a connection, and the first time for its handshake too: a server that is stopped takes connections, and says nothing.
+/// For a connection and, again, for its handshake: a server that is stopped takes connections, and says nothing.
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// A channel to the first server that shakes hands. Certificates only: a token is no part of a channel.
@@ -31,7 +31,9 @@ pub async fn channel(config: &Config) -> Result<Channel, ConnectError> {
 }
 
 fn endpoint(config: &Config, server: &str) -> Result<Endpoint, ConnectError> {
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&config.ca));
+    let mut tls = ClientTlsConfig::new()
+        .timeout(CONNECT)
+        .ca_certificate(Certificate::from_pem(&config.ca));
     if let Credential::Certificate { cert, key } = &config.credential {
         tls = tls.identity(Identity::from_pem(cert, key));
     }
