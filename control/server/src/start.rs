@@ -75,6 +75,12 @@ async fn serve(
         None => return Ok(()),
     }
     let door = listen(door)?;
+    kubeconfig::write(
+        &authority,
+        &config.kubeconfig_path(),
+        &config.kubeconfig_url(),
+    )?;
+    // Nothing below fails: what runs ends in its own order.
     let mut running = Running::new(shutdown.child_token());
     let hand = Arc::new(ApiHand { api: api.clone() });
     running.controllers(
@@ -88,11 +94,6 @@ async fn serve(
     running.rotation(quorum.membership.clone());
     running.level(quorum.membership.clone());
     running.api(api, door, tls);
-    kubeconfig::write(
-        &authority,
-        &config.kubeconfig_path(),
-        &config.kubeconfig_url(),
-    )?;
     tracing::info!(listen = %config.listen, took = ?started.elapsed(), "the server is up");
     running.until_stopped().await
 }
