@@ -127,6 +127,16 @@ mod tests {
                 "tasks are started",
             ),
             (
+                "a/src/lease.rs",
+                "//! x\nfn f() { runtime.spawn(x) }\n".to_owned(),
+                "tasks are started",
+            ),
+            (
+                "a/src/lease.rs",
+                "//! x\nfn f() { tracker.spawn_on(x, &y) }\n".to_owned(),
+                "tasks are started",
+            ),
+            (
                 "a/src/tasks.rs",
                 "//! x\nfn f() { tokio::spawn(x) }\n".to_owned(),
                 "",
