@@ -6,7 +6,7 @@ use std::process::Command;
 
 #[test]
 fn seeds_keep_every_promise_and_replay_exactly() {
-    let seeds = std::env::var("CARAVEL_SIM_SEEDS").unwrap_or_else(|_| "50".into());
+    let seeds = std::env::var("CARAVEL_SIM_SEEDS").unwrap_or_else(|_| "100".into());
     let output = Command::new(env!("CARGO_BIN_EXE_caravel-sim"))
         .args(["--seeds", &seeds, "--twice", "5", "--jobs", "2"])
         .output()
