@@ -151,7 +151,11 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 fn failed(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(error) => error,
-        sled::Error::Corruption { .. } => damaged(error.to_string()),
+        sled::Error::Corruption { at, .. } => damaged(match at {
+            // Only what it appends to is read by position.
+            Some(at) => format!("its file db is not as it was written at byte {}", at.lid()),
+            None => "one of its files (conf, db, snap.*) is not as it was written".to_owned(),
+        }),
         other => io::Error::other(other.to_string()),
     }
 }
