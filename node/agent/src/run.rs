@@ -49,7 +49,7 @@ pub async fn run_with(
 
     // 1. What is on this machine.
     let images = open_images(&config).await?;
-    import_images(&mut tasks, &config, &images);
+    let imported = import_images(&mut tasks, &config, &images);
 
     // 2. The cluster.
     let api = tokio::select! {
@@ -68,6 +68,7 @@ pub async fn run_with(
         machine,
         runtime,
         images,
+        imported,
         api: api.clone(),
         events,
         objects: ObjectCache::default(),
@@ -169,8 +170,13 @@ async fn open_images(config: &NodeConfig) -> anyhow::Result<ImageStore> {
         .context("open the image store")
 }
 
-/// Beside the start: a large archive must not hold it up.
-fn import_images(tasks: &mut Tasks, config: &NodeConfig, images: &ImageStore) {
+/// Beside the start: a large archive must not hold it up. Only pods whose image is not there yet wait until all is done.
+fn import_images(
+    tasks: &mut Tasks,
+    config: &NodeConfig,
+    images: &ImageStore,
+) -> watch::Receiver<bool> {
+    let (done, imported) = watch::channel(false);
     let mut directories = config.image_dirs.clone();
     directories.insert(0, config.data_dir.join("images"));
     let images = images.clone();
@@ -183,5 +189,7 @@ fn import_images(tasks: &mut Tasks, config: &NodeConfig, images: &ImageStore) {
                 }
             }
         }
+        done.send_replace(true);
     });
+    imported
 }

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub machine: Machine,
     pub runtime: Arc<dyn Runtime>,
     pub images: ImageStore,
+    /// Whether the archives that the node began with are imported.
+    pub imported: watch::Receiver<bool>,
     pub api: Api,
     pub events: Events,
     pub objects: ObjectCache,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caravel_images::Reason;
+use caravel_images::{Image, Reason, StoreError};
 use caravel_volumes::KernelMounter;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, Preconditions};
@@ -123,6 +123,11 @@ pub(crate) struct NoImage {
     pub message: String,
 }
 
+async fn find(world: &World, image: &str) -> Result<Option<Image>, StoreError> {
+    let (store, name) = (world.images.clone(), image.to_owned());
+    blocking(move || store.get(&name)).await
+}
+
 pub(crate) async fn image(
     world: &World,
     pod: &Pod,
@@ -135,10 +140,15 @@ pub(crate) async fn image(
             .events
             .container(pod, container, kind, reason, message)
     };
-    let (store, name) = (world.images.clone(), image.to_owned());
-    let present = match blocking(move || store.get(&name)).await {
+    let mut found = find(world, image).await;
+    if let Ok(None) = found {
+        // It may be in an archive that is being imported. Nobody is left to say so when the node ends.
+        let _ = world.imported.clone().wait_for(|done| *done).await;
+        found = find(world, image).await;
+    }
+    let present = match found {
         Ok(present) => present.is_some(),
-        Err(caravel_images::StoreError::Reference(error)) => {
+        Err(StoreError::Reference(error)) => {
             let message = format!("Failed to apply default image tag \"{image}\": {error}");
             event(Kind::Warning, "InspectFailed", message.clone());
             event(Kind::Warning, "Failed", "Error: InvalidImageName".into());
