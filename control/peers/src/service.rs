@@ -128,7 +128,8 @@ fn changed(error: &MembershipError) -> Status {
         MembershipError::Refused(_) | MembershipError::Roster(_) => {
             Status::failed_precondition(error.to_string())
         }
-        MembershipError::Unsettled(_) => Status::aborted(error.to_string()),
+        // What this means is said where it is shown.
+        MembershipError::Unsettled(why) => Status::aborted(why.as_str()),
     }
 }
 

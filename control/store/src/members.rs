@@ -91,6 +91,8 @@ pub enum MemberError {
     },
     #[error("no other voter answers that could lead")]
     Nobody,
+    #[error("server {0} does not answer: it cannot take the leadership")]
+    Silent(u64),
     #[error("the outcome is unknown: {0}")]
     Unsettled(String),
 }
@@ -249,8 +251,14 @@ impl Members {
         let me = *self.raft.node_id();
         let members = self.list();
         let to = match to {
-            Some(id) if members.iter().any(|member| member.id == id && member.voter) => id,
-            Some(id) => return Err(MemberError::Unknown(id)),
+            Some(id) => match members
+                .iter()
+                .find(|member| member.id == id && member.voter)
+            {
+                Some(member) if id == me || living(member) => id,
+                Some(_) => return Err(MemberError::Silent(id)),
+                None => return Err(MemberError::Unknown(id)),
+            },
             None => members
                 .iter()
                 .filter(|member| member.id != me && member.voter && living(member))
