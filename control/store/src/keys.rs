@@ -27,7 +27,7 @@ const RETIRED: &str = "retired";
 pub enum KeyError {
     #[error("{path}: {cause}", path = .0.display(), cause = .1)]
     Io(PathBuf, io::Error),
-    #[error("{path}: there is no key here, but the data directory is sealed with one. Restore the keys that belong to it", path = .0.display())]
+    #[error("{path}: there is no key here, but the data is sealed with one. Restore the keys that belong to it", path = .0.display())]
     Missing(PathBuf),
     #[error("{path}: {1}", path = .0.display())]
     Bad(PathBuf, &'static str),

@@ -37,7 +37,16 @@ pub async fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
                 );
             }
         }
-        LabCommand::Down { dir } => down::down(&layout(&dir)?)?,
+        LabCommand::Down { dir } => {
+            let layout = layout(&dir)?;
+            let was = layout.dir().exists();
+            // What a lab left behind whose directory is gone is removed all the same.
+            down::down(&layout)?;
+            match was {
+                true => println!("the lab in {} is gone", layout.dir().display()),
+                false => println!("there is no lab in {}", layout.dir().display()),
+            }
+        }
         LabCommand::Status { dir, output } => {
             let status = status::status(&layout(&dir)?).await?;
             match output {

@@ -116,7 +116,14 @@ fn head(info: &SnapshotInfo) -> BackupHead {
 fn verify(file: &Path, keys: &Path) -> anyhow::Result<BackupHead> {
     let open = fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
     let read = backup::read(std::io::BufReader::new(open), keys);
-    Ok(read.with_context(|| format!("{}", file.display()))?.head)
+    let said = || {
+        format!(
+            "{}, opened with the keys in {} (--keys: the directory etc/keys of a server of its cluster)",
+            file.display(),
+            keys.display()
+        )
+    };
+    Ok(read.with_context(said)?.head)
 }
 
 fn mib(bytes: u64) -> f64 {

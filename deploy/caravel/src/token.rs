@@ -1,12 +1,15 @@
 //! `caravel token`: join tokens, kept by the cluster as hashed Secrets.
 
 use crate::cli::{AdminArgs, TokenCommand, TokenRole};
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use caravel_auth::join::{self, SECRET_NAMESPACE, SECRET_TYPE, Scope, StoredToken};
 use caravel_client::{Kubeconfig, connect};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// An election takes a second or two.
+const WITHIN: Duration = Duration::from_secs(20);
 
 pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
     match command {
@@ -24,9 +27,9 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
         }
         TokenCommand::List { admin } => {
             let (_, secrets) = admin_api(&admin).await?;
-            let all = secrets
-                .list(&ListParams::default().fields(&format!("type={SECRET_TYPE}")))
-                .await
+            let params = ListParams::default().fields(&format!("type={SECRET_TYPE}"));
+            let all = answered(secrets.list(&params))
+                .await?
                 .context("list join tokens")?;
             println!("{:<14} {:<7} {:<20} DESCRIPTION", "ID", "ROLE", "EXPIRES");
             for token in all.iter().filter_map(StoredToken::from_secret) {
@@ -43,13 +46,27 @@ pub async fn run(command: TokenCommand) -> anyhow::Result<()> {
         }
         TokenCommand::Delete { admin, id } => {
             let (_, secrets) = admin_api(&admin).await?;
-            secrets
-                .delete(&join::secret_name(&id), &DeleteParams::default())
-                .await
-                .with_context(|| format!("revoke the join token {id:?}"))?;
+            let (name, params) = (join::secret_name(&id), DeleteParams::default());
+            match answered(secrets.delete(&name, &params)).await? {
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    bail!("there is no join token {id:?}; `caravel token list` shows them")
+                }
+                done => drop(done.with_context(|| format!("revoke the join token {id:?}"))?),
+            }
+            println!("revoked the join token {id}");
         }
     }
     Ok(())
+}
+
+/// The client asks servers without a majority again and again, for minutes.
+async fn answered<T>(asked: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::time::timeout(WITHIN, asked).await.map_err(|_| {
+        anyhow!(
+            "no server answered within {} s, or none is in touch with a majority of the servers; `caravel doctor` says more",
+            WITHIN.as_secs()
+        )
+    })
 }
 
 /// Makes a token for the cluster of this kubeconfig.
@@ -68,9 +85,9 @@ pub async fn make(
     let hash = caravel_auth::certificate::hash_of_first(&kubeconfig.ca)
         .context("the kubeconfig holds no CA certificate")?;
     let (token, stored) = join::create(&hash, scope, expires, description);
-    secrets
-        .create(&PostParams::default(), &stored.to_secret()?)
-        .await
+    let secret = stored.to_secret()?;
+    answered(secrets.create(&PostParams::default(), &secret))
+        .await?
         .context("keep the join token")?;
     Ok(token.to_string())
 }

@@ -95,7 +95,7 @@ fn quorum(facts: &Facts, found: &mut Found) {
             "no-server",
             "",
             format!("no server tells of the cluster: {why}"),
-            "look at `systemctl status caravel` and its journal on the servers; check the address in the kubeconfig",
+            "look at `systemctl status caravel-server` (caravel for `caravel up`) and its journal on the servers; check the address in the kubeconfig",
         );
         return;
     }
@@ -188,7 +188,7 @@ fn servers(facts: &Facts, found: &mut Found) {
                     server.member.api_url
                 ),
                 format!(
-                    "start it again (`systemctl start caravel` there); if it is gone for ever: `caravel member remove {}`, and add another",
+                    "start it again (`systemctl start caravel-server` there, or caravel for `caravel up`); if it is gone for ever: `caravel member remove {}`, and add another",
                     server.member.id
                 ),
             );
@@ -380,7 +380,7 @@ fn nodes(facts: &Facts, found: &mut Found) {
                 "node-not-ready",
                 &node.name,
                 format!("node {} {word}: {reason} {message}", node.name),
-                "look at `systemctl status caravel` and `caravel check` there",
+                "look at `systemctl status caravel-node` (caravel for `caravel up`) and `caravel check` there",
             );
         }
         for pressure in &node.pressures {
