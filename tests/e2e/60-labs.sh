@@ -11,11 +11,15 @@ traces() { # ID: what that lab has in this machine, a line each
 }
 nothing_left() { [[ -z $(traces "$1") ]] || { traces "$1"; return 1; }; }
 for way in down crash; do
-  "$CARAVEL" lab up --dir "$other" --servers 1 --nodes 1
+  "$CARAVEL" lab up --dir "$other" --servers 1 --nodes 1 --images "$IMAGES"
+  config=$(eval "$("$CARAVEL" lab env --dir "$other")"; echo "$KUBECONFIG")
+  kubectl --kubeconfig "$config" run early --image=nginx:1.23 > /dev/null
+  kubectl --kubeconfig "$config" wait --for=condition=Ready pod/early --timeout=60s > /dev/null
+  is "$(kubectl --kubeconfig "$config" get events --field-selector reason=Failed -o name)" '' 'pulls that failed while archives were imported'
   id=$(sed -n 's/^ *"id": "\(.*\)",/\1/p' "$other/lab.json")
   [[ $(traces "$id" | wc -l) -gt 5 ]] || die "the test sees no traces of a running lab: $(traces "$id")"
   has "$("$CARAVEL" lab status --dir "$other" --output json)" '"name":"node-1"'
-  KUBECONFIG=$(eval "$("$CARAVEL" lab env --dir "$other")"; echo "$KUBECONFIG") kubectl get nodes | grep -q ' Ready '
+  kubectl --kubeconfig "$config" get nodes | grep -q ' Ready '
   kubectl get --raw /readyz > /dev/null
   has "$("$CARAVEL" lab exec --dir "$other" node-1 -- hostname)" node-1
   if [[ $way == crash ]]; then

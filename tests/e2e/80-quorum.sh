@@ -44,6 +44,7 @@ eventually 30 kubectl create configmap after-the-leader --from-literal=a=b
 eventually 30 leads "$first"
 kubectl create deployment late --image=busybox:1.36 -- sleep 3600 > /dev/null
 kubectl rollout status deployment/late --timeout=60s > /dev/null
+has "$("$CARAVEL" member transfer-leadership "$first" 2>&1 || true)" 'does not answer'
 own start "$first"
 eventually 60 kubectl --server "https://$(own status --output json | python3 -c "import json,sys
 print(next(h['address'] for h in json.load(sys.stdin)['hosts'] if h['name'] == '$first'))"):6443" get configmap after-the-leader
