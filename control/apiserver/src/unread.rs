@@ -36,9 +36,10 @@ impl Unread {
         (Request::from_parts(head, body), Self(Some(shared)))
     }
 
-    /// Takes it and throws it away, within reason.
+    /// Takes it and throws it away, within reason; not from one who still reads it, as what is passed on to a node may be.
     pub(crate) async fn take(self) {
-        let rest = self.0.and_then(|shared| shared.lock().take());
+        let rest = self.0.and_then(Arc::into_inner);
+        let rest = rest.and_then(Mutex::into_inner);
         if let Some(mut body) = rest {
             // What does not come in time is reset.
             let _ = tokio::time::timeout(DEADLINE, body::drain(&mut body)).await;
@@ -77,5 +78,19 @@ impl http_body::Body for Reading {
         shared
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_is_still_read_is_left_to_its_reader() {
+        let mut request = Request::new(body::full("abc"));
+        *request.version_mut() = Version::HTTP_2;
+        let (request, unread) = Unread::of(request);
+        unread.take().await;
+        assert_eq!(body::read(request.into_body()).await.unwrap(), "abc");
     }
 }
